@@ -1,0 +1,2 @@
+//! The `auditail` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Audit-log generator and writer.
