@@ -7,6 +7,7 @@
 pub mod config;
 pub mod limits;
 pub mod manifest;
+pub mod rung;
 pub mod types;
 
 // Pure: no clock, no file, no socket, no runtime.

@@ -3,6 +3,7 @@
 //! [`Disk`] is one of the two seams of the agent (the other is [`crate::upload::Destination`]): the real one is
 //! [`real`], tests put a simulated one in its place.
 
+pub mod filesystem;
 pub mod real;
 pub mod uring;
 

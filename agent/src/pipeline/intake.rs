@@ -1,0 +1,411 @@
+//! Tail and frame: deciding what is read when, cutting it into blocks, and putting framed blocks in order.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::framing::Job;
+use super::reader::{Filled, Reader, read_prefix};
+use super::source::{LostRange, Source};
+use super::{Mode, Pipeline, report};
+use crate::chunk::{CloseReason, OpenChunk, Purpose};
+use crate::compress::worst_case_pages;
+use crate::disk::Disk;
+use crate::ledger::FileKey;
+use crate::limits::{BLOCK_BYTES, FINGERPRINT_BYTES_MAX};
+use crate::record::LossReason;
+use crate::source::name::Order;
+use crate::types::{Fingerprint, Span};
+use crate::upload::Destination;
+
+/// Pause after a read error, and before a `.gz` that ends early is tried again.
+const READ_RETRY: Duration = Duration::from_secs(2);
+
+/// How often a `.gz` that ends early is tried again before its rest is given up.
+const GZIP_TRIES_MAX: u32 = 30;
+
+/// A read that has ended.
+pub(super) struct ReadDone<F> {
+    source: usize,
+    reader: Reader<F>,
+    filled: Filled,
+    /// The file does not start with what it started with before: it was emptied and has grown since.
+    replaced: bool,
+}
+
+impl<D: Disk, T: Destination> Pipeline<D, T> {
+    /// Looks how much has been written to the files that are being read.
+    pub(super) fn look(&mut self) {
+        for source in &mut self.sources {
+            let Some(file) = source.queue.front().and_then(|key| source.files.get_mut(key)) else { continue };
+            let Some(stat) = file.handle.as_ref().and_then(|handle| self.disk.stat(handle).ok()) else { continue };
+            let known = source.reader.as_ref().map_or(file.read, Reader::end);
+            if !file.compressed && stat.len < known {
+                // Emptied: which file this is now, the next look at the directory finds out.
+                self.next_scan = Instant::now();
+            }
+            source.drained &= file.len == Some(stat.len);
+            file.len = Some(stat.len);
+        }
+    }
+
+    /// Starts the clock of the next chunk when there is something to send, and calls it due when it has run out.
+    pub(super) fn note_unsent(&mut self, index: usize, now: Instant) {
+        let source = &mut self.sources[index];
+        let unread = source.unread_bytes() > 0 && !source.only_a_remainder();
+        if unread || source.open.is_some() || !source.framing.is_empty() {
+            source.oldest_unsent.get_or_insert(now);
+        }
+        let run_out = |since: Instant| now.saturating_duration_since(since) >= self.config.chunk.offload_after;
+        if !source.due && source.oldest_unsent.is_some_and(run_out) {
+            source.due = true;
+            // What was written since the last look belongs to the chunk.
+            self.look();
+        }
+    }
+
+    /// Starts the next read of a source, if there is reason to.
+    pub(super) fn start_read(&mut self, index: usize, now: Instant) {
+        let blocked = self.stop_by.is_some() || self.blocks_in_framing >= self.buffer_count();
+        let source = &mut self.sources[index];
+        let waiting = source.retry_at.is_some_and(|at| at > now);
+        if blocked || waiting || source.reading || !source.ready.is_empty() {
+            return;
+        }
+        source.retry_at = None;
+        if !source.again.is_empty() && source.reader.as_ref().is_some_and(|reader| reader.purpose == Purpose::Next) {
+            source.paused = source.reader.take();
+        }
+        let live = self.mode == Mode::Follow && source.queue.len() == 1;
+        if source.again.is_empty() && !source.wants_read(live) {
+            return;
+        }
+        let Some(mut reader) = self.take_reader(index, now) else { return };
+        let spare = self.buffers.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES));
+        let returned = reader.lend(spare);
+        self.take_back(returned);
+        let source = &mut self.sources[index];
+        source.reading = true;
+        // The live file is the only one that can be emptied while it is read; it is compared when it had been drained.
+        let compare = source.fingerprint_to_compare(&reader);
+        source.drained = false;
+        let (disk, handle) = (self.disk.clone(), reader.handle());
+        self.reads.push(Box::pin(async move {
+            if let Some(fingerprint) = compare
+                && let Ok((prefix, _)) = read_prefix(&*disk, &*handle, false, FINGERPRINT_BYTES_MAX).await
+                && !fingerprint.matches(&prefix)
+            {
+                return ReadDone { source: index, reader, filled: Filled::End, replaced: true };
+            }
+            let filled = reader.fill(&*disk).await;
+            ReadDone { source: index, reader, filled, replaced: false }
+        }));
+    }
+
+    /// Buffers that exist at most, lent out or not.
+    fn buffer_count(&self) -> usize {
+        self.config.limits.workers * 2 + 2
+    }
+
+    fn take_back(&mut self, buffer: Vec<u8>) {
+        if buffer.capacity() < BLOCK_BYTES || self.buffers.len() >= self.buffer_count() {
+            return;
+        }
+        // A buffer that grew for a long line is not kept: it would stay resident.
+        let kept = if buffer.capacity() > BLOCK_BYTES * 2 { Vec::with_capacity(BLOCK_BYTES) } else { buffer };
+        self.buffers.push(kept);
+    }
+
+    fn take_reader(&mut self, index: usize, now: Instant) -> Option<Reader<D::File>> {
+        let line_bytes_max = self.config.source.max_event_bytes;
+        let source = &mut self.sources[index];
+        if let Some(reader) = source.reader.take() {
+            return Some(reader);
+        }
+        if let Some(&(key, purpose, span)) = source.again.front() {
+            let Some(handle) = source.handle_of(&*self.disk, key) else {
+                self.cannot_read_again(index, now);
+                return None;
+            };
+            let compressed = source.files.get(&key)?.compressed;
+            return Some(Reader::new(key, handle, span.start, purpose, compressed, line_bytes_max));
+        }
+        if let Some(reader) = source.paused.take() {
+            return Some(reader);
+        }
+        let key = *source.queue.front()?;
+        let file = source.files.get(&key)?;
+        Some(Reader::new(key, file.handle.clone()?, file.read, Purpose::Next, file.compressed, line_bytes_max))
+    }
+
+    pub(super) fn on_read(&mut self, done: ReadDone<D::File>) {
+        let ReadDone { source: index, mut reader, filled, replaced } = done;
+        let now = Instant::now();
+        let source = &mut self.sources[index];
+        source.reading = false;
+        let out_of_place = reader.purpose == Purpose::Next && source.queue.front() != Some(&reader.file);
+        if replaced || out_of_place || self.stop_by.is_some() {
+            if replaced {
+                self.next_scan = now;
+            }
+            return reader.give_back().map_or((), |buffer| self.take_back(buffer));
+        }
+        let more = matches!(filled, Filled::More);
+        self.cut(index, &mut reader, false);
+        let source = &mut self.sources[index];
+        match (reader.purpose, filled) {
+            (_, Filled::More) => source.reader = Some(reader),
+            (purpose @ Purpose::Again { .. }, Filled::End) => self.finish_again(index, reader, purpose, now),
+            (Purpose::Next, Filled::End) => self.at_end(index, reader, now),
+            (_, Filled::Failed(error)) => {
+                tracing::error!(source = source.name, file = source.path_of(reader.file), %error, "cannot read the file; it will be tried again");
+                source.retry_at = Some(now + READ_RETRY);
+                reader.give_back().map_or((), |buffer| self.take_back(buffer));
+            }
+            (_, Filled::Incomplete | Filled::Corrupt) if source.once_more(reader.file, GZIP_TRIES_MAX) && !self.is_once() => {
+                let source = &mut self.sources[index];
+                source.retry_at = Some(now + READ_RETRY);
+                reader.give_back().map_or((), |buffer| self.take_back(buffer));
+            }
+            (_, Filled::Incomplete | Filled::Corrupt) => self.give_up_rest(index, reader, now),
+        }
+        if more && let Some(file) = self.sources[index].queue.front().copied() {
+            self.sources[index].note_more(file);
+        }
+    }
+
+    fn is_once(&self) -> bool {
+        self.mode != Mode::Follow
+    }
+
+    /// Cuts blocks off a reader and queues them for framing.
+    fn cut(&mut self, index: usize, reader: &mut Reader<D::File>, finish: bool) {
+        while let Some(block) = reader.cut(finish, || self.buffers.pop().unwrap_or_default()) {
+            let source = &mut self.sources[index];
+            report::read(&source.name, block.span.len());
+            if block.span.start == 0 {
+                source.fix_identity(reader.file, &block.bytes);
+            }
+            self.progress.read(block.span.len());
+            source.ready.push_back((reader.file, reader.purpose, block));
+        }
+        if reader.purpose == Purpose::Next
+            && let Some(file) = self.sources[index].files.get_mut(&reader.file)
+        {
+            file.read = reader.start();
+        }
+    }
+
+    /// The front of the queue has been read to its end, for now.
+    fn at_end(&mut self, index: usize, mut reader: Reader<D::File>, now: Instant) {
+        let once = self.is_once();
+        let source = &mut self.sources[index];
+        let successor = source.successor_has_data();
+        let Some(file) = source.files.get_mut(&reader.file) else { return };
+        if !file.compressed {
+            file.len = Some(reader.end());
+        }
+        if file.compressed || once || successor && file.end_confirmed {
+            self.cut(index, &mut reader, true);
+            reader.give_back().map_or((), |buffer| self.take_back(buffer));
+            let source = &mut self.sources[index];
+            if let Some(file) = source.files.get_mut(&reader.file) {
+                file.len = file.len.max(Some(reader.end()));
+            }
+            source.finish_front(now);
+            self.state.changed(now);
+        } else {
+            // What the writer wrote before it turned to the next file is all there once the next file has data: one
+            // more read after that was seen is the last.
+            file.end_confirmed = successor;
+            source.drained = !successor;
+            reader.give_back().map_or((), |buffer| self.take_back(buffer));
+            self.sources[index].reader = Some(reader);
+        }
+    }
+
+    /// A decided range has been read; a file that has become shorter than the range is a loss.
+    fn finish_again(&mut self, index: usize, mut reader: Reader<D::File>, purpose: Purpose, now: Instant) {
+        self.cut(index, &mut reader, true);
+        let (read_to, file) = (reader.start(), reader.file);
+        reader.give_back().map_or((), |buffer| self.take_back(buffer));
+        let source = &mut self.sources[index];
+        source.again.pop_front();
+        if let Purpose::Again { sequence, span, .. } = purpose
+            && read_to < span.end
+        {
+            self.give_up_decided(index, file, sequence, span, LossReason::Truncated, now);
+        }
+    }
+
+    /// A decided range whose file is not there: it may come back under another name, so it is given some time.
+    fn cannot_read_again(&mut self, index: usize, now: Instant) {
+        let source = &mut self.sources[index];
+        let Some(&(key, Purpose::Again { sequence, span, .. }, _)) = source.again.front() else { return };
+        let since = source.files.get_mut(&key).map(|file| *file.missing_since.get_or_insert(now));
+        if since.is_some_and(|since| now.duration_since(since) < super::scan::MISSING_PATIENCE) {
+            source.retry_at = Some(now + super::scan::MISSING_PATIENCE);
+            self.next_scan = self.next_scan.min(now + super::scan::MISSING_PATIENCE / 2);
+            return;
+        }
+        source.again.pop_front();
+        self.give_up_decided(index, key, sequence, span, LossReason::Removed, now);
+    }
+
+    /// The rest of a `.gz` cannot be decoded.
+    fn give_up_rest(&mut self, index: usize, mut reader: Reader<D::File>, now: Instant) {
+        self.cut(index, &mut reader, true);
+        let (end, file, purpose) = (reader.start(), reader.file, reader.purpose);
+        reader.give_back().map_or((), |buffer| self.take_back(buffer));
+        let source = &mut self.sources[index];
+        match purpose {
+            Purpose::Again { sequence, span, .. } => {
+                source.again.pop_front();
+                self.give_up_decided(index, file, sequence, span, LossReason::CorruptGzip, now);
+            }
+            Purpose::Next => {
+                let span = Span::new(end, end);
+                source.lost.push(LostRange { file, span, end_known: false, reason: LossReason::CorruptGzip });
+                source.finish_front(now);
+            }
+        }
+    }
+
+    /// Hands the blocks that are ready to framing, as far as the pool has pages for what they may become.
+    pub(super) fn hand_to_framing(&mut self, index: usize, now: Instant) {
+        while let Some((_, purpose, block)) = self.sources[index].ready.front() {
+            let pages = worst_case_pages(block.bytes.len());
+            let again = *purpose != Purpose::Next;
+            let pages = match self.pool.reserve(pages) {
+                Some(pages) => pages,
+                None if !self.make_room(again, now) => return,
+                // Nothing is under way that could give pages back, so the pool is too small for this very block:
+                // pages outside of it are better than standing still.
+                None => match self.pool.reserve(0) {
+                    Some(pages) => pages,
+                    None => return,
+                },
+            };
+            let source = &mut self.sources[index];
+            let Some((file, purpose, block)) = source.ready.pop_front() else { return };
+            let ticket = source.framing.hand_out();
+            self.blocks_in_framing += 1;
+            self.framing.submit(Job { source: index, ticket, file, purpose, block, pages });
+        }
+    }
+
+    /// The pool is used up. While chunks are on their way, waiting for them is right; else the largest open chunk is
+    /// closed. Says whether there is nothing at all that could give pages back.
+    fn make_room(&mut self, again: bool, now: Instant) -> bool {
+        if self.blocks_in_framing > 0 || !self.outbox.is_empty() || !self.uploads.is_empty() {
+            return false;
+        }
+        let closable = |purpose: Purpose| purpose == Purpose::Next;
+        let open = self.sources.iter().enumerate().filter_map(|(index, source)| Some((index, source.open.as_ref()?)));
+        let largest = open.filter(|(_, open)| closable(open.purpose)).max_by_key(|(_, open)| open.body_bytes).map(|(index, _)| index);
+        match largest {
+            Some(index) => {
+                self.close(index, CloseReason::Memory, now);
+                false
+            }
+            None => again || self.sources.iter().all(|source| source.open.is_none()),
+        }
+    }
+
+    /// Takes finished blocks, appends them to their chunks in order, and closes chunks that have become large enough.
+    pub(super) fn collect_framed(&mut self, now: Instant) {
+        while let Some(finished) = self.framing.try_next() {
+            let index = finished.source;
+            self.blocks_in_framing -= 1;
+            let ticket = finished.ticket;
+            self.sources[index].framing.put(ticket, finished);
+            while let Some(finished) = self.sources[index].framing.take() {
+                self.append(index, *finished, now);
+            }
+        }
+    }
+
+    fn append(&mut self, index: usize, mut finished: super::framing::Finished, now: Instant) {
+        let (file, purpose, span) = (finished.file, finished.purpose, finished.block.span);
+        if self.sources[index].open.as_ref().is_some_and(|open| !open.continues_with(file, span, purpose)) {
+            self.close(index, CloseReason::FileEnd, now);
+        }
+        let source = &mut self.sources[index];
+        report::framed(&source.name, &finished.framed, span.len());
+        self.progress.framed(finished.framed.events);
+        let content = std::mem::replace(&mut finished.framed.content, crate::frame::Content::AsRead);
+        let bytes = match &content {
+            crate::frame::Content::AsRead => &finished.block.bytes,
+            crate::frame::Content::Rewritten(bytes) => bytes,
+        };
+        let open = source.open.get_or_insert_with(|| OpenChunk::new(file, span.start, purpose));
+        open.append(span, &mut finished.framed, bytes, finished.segment);
+        self.take_back(finished.block.bytes);
+        self.close_if_full(index, now);
+    }
+}
+
+impl<D: Disk> Source<D> {
+    /// All that is unread is an unfinished line, which has been read: there is nothing to send.
+    fn only_a_remainder(&self) -> bool {
+        let end = self.reader.as_ref().or(self.paused.as_ref()).filter(|reader| reader.purpose == Purpose::Next).map(Reader::end);
+        let file = self.queue.front().and_then(|key| self.files.get(key));
+        self.queue.len() <= 1 && end.is_some() && file.and_then(|file| file.len) <= end
+    }
+
+    /// Whether the next read is worth its wake-up: of a file that is still being written, only when a block's worth has
+    /// gathered or the chunk is due.
+    fn wants_read(&self, live: bool) -> bool {
+        let Some(file) = self.queue.front().and_then(|key| self.files.get(key)) else { return false };
+        if !live {
+            return true;
+        }
+        let end = self.reader.as_ref().or(self.paused.as_ref()).map_or(file.read, Reader::end);
+        let unread = file.len.unwrap_or(0).saturating_sub(end);
+        !self.drained && unread > 0 && (self.due || unread >= BLOCK_BYTES as u64)
+    }
+
+    /// The first line of a file is complete: from now on its identity does not change.
+    fn fix_identity(&mut self, key: FileKey, first_block: &[u8]) {
+        if self.ledger.decided_end(key) == 0
+            && let Some(record) = self.ledger.files.get_mut(&key)
+        {
+            record.id.fingerprint = Fingerprint::of(first_block);
+        }
+    }
+
+    /// New bytes were read from a file: that its end was confirmed no longer holds.
+    fn note_more(&mut self, key: FileKey) {
+        if let Some(file) = self.files.get_mut(&key) {
+            file.end_confirmed = false;
+        }
+    }
+
+    /// A handle of a file that is known, opened again if it had been closed.
+    fn handle_of(&self, disk: &D, key: FileKey) -> Option<Rc<D::File>> {
+        let file = self.files.get(&key)?;
+        if let Some(handle) = &file.handle {
+            return Some(handle.clone());
+        }
+        let handle = disk.open(self.path_of(key).as_ref()).ok()?;
+        let (stat, record) = (disk.stat(&handle).ok()?, self.ledger.files.get(&key)?);
+        let at = record.at;
+        let same = (stat.device, stat.inode, stat.birth_ns) == (at.device, at.inode, at.birth_ns);
+        (file.found && same).then(|| Rc::new(handle))
+    }
+
+    /// Whether a `.gz` that could not be decoded to its end is to be tried once more.
+    fn once_more(&mut self, key: FileKey, tries_max: u32) -> bool {
+        let Some(file) = self.files.get_mut(&key) else { return false };
+        file.gzip_tries += 1;
+        file.gzip_tries <= tries_max
+    }
+
+    /// What the live file has to start with, when it is read on after it had been drained.
+    fn fingerprint_to_compare(&self, reader: &Reader<D::File>) -> Option<Fingerprint> {
+        let file = self.files.get(&reader.file)?;
+        let compare = file.order == Order::Live && !file.compressed && reader.purpose == Purpose::Next && reader.end() > 0;
+        compare.then(|| self.ledger.files.get(&reader.file).map(|record| record.id.fingerprint))?
+    }
+}

@@ -1,0 +1,263 @@
+//! One position in one file, read forward: plain or gzip, to the end of what is there or to a fixed end.
+
+use std::io;
+use std::rc::Rc;
+
+use crate::chunk::Purpose;
+use crate::compress::inflate::{GzipReader, State};
+use crate::disk::Disk;
+use crate::ledger::FileKey;
+use crate::limits::BLOCK_BYTES;
+use crate::source::blocks::{Block, BlockCutter};
+
+/// Compressed bytes read at once.
+const GZIP_INPUT_BYTES: usize = 64 * 1024;
+
+/// A line longer than the part it is to be in is read in steps of this at least.
+const PART_STEP_BYTES: usize = 4096;
+
+/// How a read ended.
+#[derive(Debug)]
+pub enum Filled {
+    /// There may be more.
+    More,
+    /// Nothing more is there now; for a fixed end, all of it has been read.
+    End,
+    /// A gzip file ends before its stream does: it is still being written, or was cut.
+    Incomplete,
+    /// A gzip file is damaged.
+    Corrupt,
+    /// The file could not be read.
+    Failed(io::Error),
+}
+
+/// Reads a file forward from an offset of its content.
+pub struct Reader<F> {
+    /// File that is read.
+    pub file: FileKey,
+    /// What its blocks are for.
+    pub purpose: Purpose,
+    handle: Rc<F>,
+    cutter: BlockCutter,
+    gzip: Option<Gzip>,
+    positioned: bool,
+    line_bytes_max: usize,
+}
+
+struct Gzip {
+    decoder: GzipReader,
+    input: Vec<u8>,
+    used: usize,
+    offset: u64,
+    /// Content bytes to be thrown away before the wanted ones.
+    skip: u64,
+    ended: bool,
+}
+
+impl<F: 'static> Reader<F> {
+    /// A reader that starts at offset `start` of the content.
+    pub fn new(file: FileKey, handle: Rc<F>, start: u64, purpose: Purpose, compressed: bool, line_bytes_max: usize) -> Self {
+        let gzip = compressed.then(|| Gzip {
+            decoder: GzipReader::new(),
+            input: Vec::new(),
+            used: 0,
+            offset: 0,
+            skip: start,
+            ended: false,
+        });
+        let cutter = BlockCutter::new(start, false, line_bytes_max);
+        Self { file, purpose, handle, cutter, gzip, positioned: start == 0, line_bytes_max }
+    }
+
+    /// The open file.
+    pub fn handle(&self) -> Rc<F> {
+        self.handle.clone()
+    }
+
+    /// Offset up to which the content has been cut into blocks.
+    pub fn start(&self) -> u64 {
+        self.cutter.start()
+    }
+
+    /// Offset up to which the content has been read.
+    pub fn end(&self) -> u64 {
+        self.cutter.end()
+    }
+
+    /// Whether bytes have been read that are not part of a block yet.
+    pub fn has_remainder(&self) -> bool {
+        !self.cutter.bytes.is_empty()
+    }
+
+    /// Takes a pooled buffer to read into, unless there is one; gives back the one it had instead.
+    pub fn lend(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
+        if self.cutter.bytes.capacity() >= BLOCK_BYTES {
+            return buffer;
+        }
+        buffer.clear();
+        buffer.extend_from_slice(&self.cutter.bytes);
+        std::mem::replace(&mut self.cutter.bytes, buffer)
+    }
+
+    /// Gives the pooled buffer back while the reader waits for more; a remainder is kept aside.
+    pub fn give_back(&mut self) -> Option<Vec<u8>> {
+        if self.cutter.bytes.capacity() < BLOCK_BYTES {
+            return None;
+        }
+        let remainder = self.cutter.bytes.as_slice().into();
+        Some(std::mem::replace(&mut self.cutter.bytes, remainder))
+    }
+
+    /// Cuts the next block off what has been read; see [`BlockCutter::cut`].
+    pub fn cut(&mut self, finish: bool, spare: impl FnOnce() -> Vec<u8>) -> Option<Block> {
+        // A range that was decided ends where it ended then, be it inside a line.
+        let finish = finish || self.fixed_end().is_some_and(|end| self.cutter.end() >= end);
+        self.cutter.cut(finish, spare)
+    }
+
+    /// Reads until a block's worth of bytes is there, a line longer than a block has grown by one, or nothing is left.
+    pub async fn fill<D: Disk<File = F>>(&mut self, disk: &D) -> Filled {
+        if let Err(ended) = self.position(disk).await {
+            return ended;
+        }
+        let target = match self.part_bytes() {
+            Some(bytes) if self.cutter.bytes.len() < bytes => bytes,
+            Some(bytes) => self.cutter.bytes.len() + bytes.max(PART_STEP_BYTES),
+            None => (self.cutter.bytes.len() + BLOCK_BYTES / 2).max(BLOCK_BYTES),
+        };
+        loop {
+            let left = self.fixed_end().map_or(u64::MAX, |end| end.saturating_sub(self.cutter.end()));
+            if left == 0 {
+                return Filled::End;
+            }
+            let wanted = target.saturating_sub(self.cutter.bytes.len()).min(self.cutter.room());
+            if wanted == 0 {
+                return Filled::More;
+            }
+            let wanted = wanted.min(usize::try_from(left).unwrap_or(usize::MAX));
+            match self.read(disk, wanted).await {
+                Filled::More => {}
+                ended => return ended,
+            }
+        }
+    }
+
+    fn fixed_end(&self) -> Option<u64> {
+        match self.purpose {
+            Purpose::Next => None,
+            Purpose::Again { span, .. } => Some(span.end),
+        }
+    }
+
+    /// Parts of a split chunk may have to be smaller than a block.
+    fn part_bytes(&self) -> Option<usize> {
+        match self.purpose {
+            Purpose::Again { part_bytes: Some(bytes), .. } => Some(usize::try_from(bytes).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES)),
+            _ => None,
+        }
+    }
+
+    /// Learns whether the first wanted byte is inside a line: it is, unless the byte before it is a newline.
+    async fn position<D: Disk<File = F>>(&mut self, disk: &D) -> Result<(), Filled> {
+        let start = self.cutter.start();
+        let mut last = None;
+        while !self.positioned {
+            let before = match &mut self.gzip {
+                None => {
+                    let (byte, read) = disk.read_at(&self.handle, start - 1, 1, Vec::with_capacity(1)).await;
+                    read.map_err(Filled::Failed)?;
+                    Some(byte.first().copied().ok_or(Filled::End)?)
+                }
+                Some(gzip) => {
+                    let mut discarded = Vec::with_capacity(GZIP_INPUT_BYTES);
+                    let skip = usize::try_from(gzip.skip).unwrap_or(usize::MAX).min(GZIP_INPUT_BYTES);
+                    let state = gzip.read(disk, &self.handle, skip, &mut discarded).await;
+                    gzip.skip -= discarded.len() as u64;
+                    last = discarded.last().copied().or(last);
+                    if gzip.skip > 0 && !matches!(state, Filled::More) {
+                        return Err(state);
+                    }
+                    (gzip.skip == 0).then_some(last).flatten()
+                }
+            };
+            if let Some(before) = before {
+                self.cutter = BlockCutter::new(start, before != b'\n', self.line_bytes_max);
+                self.positioned = true;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read<D: Disk<File = F>>(&mut self, disk: &D, wanted: usize) -> Filled {
+        if let Some(gzip) = &mut self.gzip {
+            return gzip.read(disk, &self.handle, wanted, &mut self.cutter.bytes).await;
+        }
+        let offset = self.cutter.end();
+        let bytes = std::mem::take(&mut self.cutter.bytes);
+        let (bytes, read) = disk.read_at(&self.handle, offset, wanted, bytes).await;
+        self.cutter.bytes = bytes;
+        match read {
+            Ok(0) => Filled::End,
+            Ok(_) => Filled::More,
+            Err(error) => Filled::Failed(error),
+        }
+    }
+}
+
+impl Gzip {
+    /// Appends at most `wanted` bytes of content to `out`.
+    async fn read<D: Disk>(&mut self, disk: &D, handle: &D::File, wanted: usize, out: &mut Vec<u8>) -> Filled {
+        if self.ended {
+            return Filled::End;
+        }
+        if self.used == self.input.len() {
+            self.input.clear();
+            self.used = 0;
+            let input = std::mem::take(&mut self.input);
+            let (input, read) = disk.read_at(handle, self.offset, GZIP_INPUT_BYTES, input).await;
+            self.input = input;
+            match read {
+                Ok(0) if self.decoder.at_member_end() => {
+                    self.ended = true;
+                    return Filled::End;
+                }
+                Ok(0) => return Filled::Incomplete,
+                Ok(read) => self.offset += read as u64,
+                Err(error) => return Filled::Failed(error),
+            }
+        }
+        match self.decoder.push(&self.input[self.used..], out, wanted) {
+            Ok(progress) => {
+                self.used += progress.consumed;
+                Filled::More
+            }
+            Err(_) => Filled::Corrupt,
+        }
+    }
+}
+
+/// The first bytes of a file's content, at most `max`, and whether they are all there is.
+///
+/// # Errors
+/// Those of reading; a gzip file that ends early or is damaged gives what could be decoded, with `false`.
+pub async fn read_prefix<D: Disk>(disk: &D, handle: &D::File, compressed: bool, max: usize) -> io::Result<(Vec<u8>, bool)> {
+    let (input_max, mut content) = (if compressed { GZIP_INPUT_BYTES } else { max }, Vec::new());
+    let (input, read) = disk.read_at(handle, 0, input_max, Vec::with_capacity(input_max)).await;
+    read?;
+    if !compressed {
+        let all = input.len() < max;
+        return Ok((input, all));
+    }
+    let mut decoder = GzipReader::new();
+    let mut used = 0;
+    while used < input.len() && content.len() < max {
+        let room = max - content.len();
+        match decoder.push(&input[used..], &mut content, room) {
+            Ok(progress) if progress.consumed == 0 && progress.state == State::NeedsInput => break,
+            Ok(progress) => used += progress.consumed,
+            Err(_) => return Ok((content, false)),
+        }
+    }
+    let all = used == input.len() && decoder.at_member_end();
+    Ok((content, all))
+}

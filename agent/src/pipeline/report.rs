@@ -1,0 +1,167 @@
+//! What the pipeline tells: metrics, and progress for a display. All of it in one place, so that the stages read as
+//! what they do.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+use tokio::time::Instant;
+
+use super::scan::ScanReport;
+use super::source::Source;
+use super::Pipeline;
+use crate::chunk::CloseReason;
+use crate::disk::Disk;
+use crate::frame::Framed;
+use crate::observe::metrics::names;
+use crate::record::Loss;
+use crate::upload::deliver::AttemptReport;
+use crate::upload::{Delivery, Destination, Outcome};
+
+/// Running totals of one run, for `ship`.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of log read.
+    pub bytes_read: Cell<u64>,
+    /// Events found in them.
+    pub events_read: Cell<u64>,
+    /// Bytes of log with a receipt.
+    pub bytes_delivered: Cell<u64>,
+    /// Events with a receipt.
+    pub events_delivered: Cell<u64>,
+    /// Chunks the destination refused for good.
+    pub chunks_aside: Cell<u64>,
+    /// Ranges reported lost.
+    pub losses: Cell<u64>,
+}
+
+fn add(cell: &Cell<u64>, amount: u64) {
+    cell.set(cell.get() + amount);
+}
+
+impl Progress {
+    pub(super) fn read(&self, bytes: u64) {
+        add(&self.bytes_read, bytes);
+    }
+
+    pub(super) fn framed(&self, events: u64) {
+        add(&self.events_read, events);
+    }
+
+    pub(super) fn delivered(&self, bytes: u64, events: u64) {
+        add(&self.bytes_delivered, bytes);
+        add(&self.events_delivered, events);
+    }
+
+    pub(super) fn set_aside(&self) {
+        add(&self.chunks_aside, 1);
+    }
+}
+
+impl<D: Disk, T: Destination> Pipeline<D, T> {
+    /// Brings gauges up to date.
+    pub(super) fn report(&self, now: Instant) {
+        gauge!(names::UPLOADS_IN_FLIGHT).set(self.uploads.len() as f64);
+        gauge!(names::POOL_PAGES).set(self.pool.capacity() as f64);
+        gauge!(names::POOL_PAGES_AVAILABLE).set(self.pool.available() as f64);
+        counter!(names::POOL_OVERFLOW).absolute(self.pool.overflow_count());
+        for source in &self.sources {
+            let label = || source.name.clone();
+            let lag = source.unread_bytes() + source.undelivered_bytes();
+            let since = source.oldest_unsent.filter(|_| lag > 0);
+            gauge!(names::LAG_BYTES, "source" => label()).set(lag as f64);
+            gauge!(names::LAG_SECONDS, "source" => label()).set(since.map_or(0.0, |since| now.duration_since(since).as_secs_f64()));
+        }
+    }
+}
+
+pub(super) fn wake_up(kind: &'static str) {
+    counter!(names::WAKE_UPS, "kind" => kind).increment(1);
+}
+
+pub(super) fn scanned<D: Disk>(source: &Source<D>, found: &ScanReport, problem_before: Option<&str>) {
+    let label = || source.name.clone();
+    counter!(names::ROTATIONS, "source" => label()).increment(found.rotations);
+    counter!(names::TRUNCATIONS, "source" => label()).increment(found.truncations);
+    gauge!(names::FILES_TRACKED, "source" => label()).set(source.files.len() as f64);
+    let open = source.files.values().filter(|file| file.handle.is_some()).count();
+    gauge!(names::FILES_OPEN, "source" => label()).set(open as f64);
+    gauge!(names::SOURCE_READABLE, "source" => label()).set(if source.live_problem.is_none() { 1.0 } else { 0.0 });
+    match (&source.live_problem, problem_before) {
+        (Some(problem), before) if before != Some(problem) => {
+            tracing::error!(source = source.name, problem, "the log cannot be read; what is written to it waits until this is mended");
+        }
+        (None, Some(_)) => tracing::info!(source = source.name, "the log can be read"),
+        _ => {}
+    }
+}
+
+pub(super) fn read(source: &str, bytes: u64) {
+    counter!(names::READ_BYTES, "source" => source.to_owned()).increment(bytes);
+}
+
+pub(super) fn framed(source: &str, framed: &Framed, _bytes: u64) {
+    counter!(names::READ_EVENTS, "source" => source.to_owned()).increment(framed.events);
+    if framed.malformed > 0 {
+        counter!(names::QUARANTINED_LINES, "source" => source.to_owned()).increment(framed.malformed);
+        counter!(names::QUARANTINED_BYTES, "source" => source.to_owned()).increment(framed.malformed_bytes);
+    }
+}
+
+pub(super) fn closed(reason: CloseReason, raw_bytes: u64, body_bytes: u64, age: Duration) {
+    counter!(names::CHUNKS_CLOSED, "reason" => reason.as_str()).increment(1);
+    histogram!(names::CHUNK_CONTENT_BYTES).record(raw_bytes as f64);
+    histogram!(names::CHUNK_BODY_BYTES).record(body_bytes as f64);
+    histogram!(names::CHUNK_AGE).record(age.as_secs_f64());
+}
+
+pub(super) fn lost(loss: &Loss) {
+    let bytes = loss.end.map_or(0, |end| end.saturating_sub(loss.start));
+    counter!(names::LOSS_RECORDS, "source" => loss.source.clone()).increment(1);
+    counter!(names::LOST_BYTES, "source" => loss.source.clone()).increment(bytes);
+    tracing::error!(
+        source = loss.source, file = loss.path, identity = %loss.file, start = loss.start, end = loss.end,
+        reason = loss.reason.as_str(), "bytes of the audit log are lost; a loss record is delivered in their place"
+    );
+}
+
+pub(super) fn attempt(attempt: AttemptReport<'_>) {
+    let outcome = match attempt.outcome {
+        Outcome::Delivered => "delivered",
+        Outcome::TooLarge => "too_large",
+        Outcome::Refused { .. } => "refused",
+        Outcome::Unauthorized { .. } => "unauthorized",
+        Outcome::Retry { .. } => "retry",
+    };
+    counter!(names::UPLOAD_ATTEMPTS, "outcome" => outcome).increment(1);
+    counter!(names::UPLOAD_RETRIES).increment(u64::from(attempt.attempt > 1));
+    histogram!(names::UPLOAD_DURATION).record(attempt.elapsed.as_secs_f64());
+    gauge!(names::UNAUTHORIZED).set(if outcome == "unauthorized" { 1.0 } else { 0.0 });
+}
+
+pub(super) fn delivered(delivery: &Delivery, latency: Option<Duration>) {
+    let manifest = &delivery.manifest;
+    let label = || manifest.source.clone();
+    counter!(names::DELIVERED_BYTES, "source" => label()).increment(manifest.span.len());
+    counter!(names::DELIVERED_EVENTS, "source" => label()).increment(manifest.events);
+    counter!(names::DELIVERED_BODY_BYTES, "source" => label()).increment(delivery.body_bytes());
+    if let Some(latency) = latency {
+        histogram!(names::DELIVERY_LATENCY).record(latency.as_secs_f64());
+    }
+}
+
+pub(super) fn set_aside(delivery: &Delivery) {
+    counter!(names::ASIDE_CHUNKS).increment(1);
+    counter!(names::ASIDE_BYTES).increment(delivery.body_bytes());
+}
+
+pub(super) fn saved(result: &std::io::Result<()>) {
+    match result {
+        Ok(()) => {
+            counter!(names::CHECKPOINT_WRITES).increment(1);
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            gauge!(names::CHECKPOINT_TIMESTAMP).set(now.as_secs_f64());
+        }
+        Err(_) => counter!(names::CHECKPOINT_WRITE_FAILURES).increment(1),
+    }
+}

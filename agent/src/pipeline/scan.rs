@@ -1,0 +1,432 @@
+//! Looking at a source's directory: which files there are, which of them are known, in which order they are read.
+//!
+//! Rotation is a chain of renames, copies and removals that this look may fall into the middle of. So nothing is
+//! concluded from one absence: a file that is missing is given up only when it has stayed away for
+//! [`MISSING_PATIENCE`], and a name that cannot be told yet (a copy or `.gz` that has just been begun) is left for
+//! the next look.
+
+use std::collections::HashSet;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::reader::read_prefix;
+use super::source::{LostRange, Source, Tracked};
+use crate::chunk::Purpose;
+use crate::config::StartAt;
+use crate::disk::{Disk, Stat};
+use crate::ledger::{FileKey, FileRecord};
+use crate::limits::{FILES_PER_SOURCE_MAX, FINGERPRINT_BYTES_MAX, OPEN_FILES_PER_SOURCE_MAX};
+use crate::record::LossReason;
+use crate::source::matching::{Known, Location, Match, recognise};
+use crate::source::name::{Order, Sibling, classify};
+use crate::types::{FileId, Fingerprint, Span};
+
+/// How long a file may be absent before what is missing of it is reported lost.
+pub const MISSING_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a finished file is kept open, for a writer that was left with it.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// A rotated file whose first line stays unfinished for this long is taken as it is.
+const EMBRYO_PATIENCE_NS: u64 = 10_000_000_000;
+
+/// How far from its end a first start looks for the beginning of a line.
+const START_WINDOW_BYTES: u64 = 64 * 1024;
+
+/// What a look came to.
+#[derive(Debug, Default)]
+pub struct ScanReport {
+    /// Names that led to another file than at the look before.
+    pub rotations: u64,
+    /// Files that were emptied or replaced in place.
+    pub truncations: u64,
+    /// When to look again, because something could not be decided yet.
+    pub again_in: Option<Duration>,
+}
+
+/// A name in the directory that belongs to the source.
+struct Candidate {
+    name: String,
+    sibling: Sibling,
+    stat: Stat,
+    at: Location,
+}
+
+/// What the caller knows about the moment of the look.
+#[derive(Clone, Copy)]
+pub struct Moment {
+    /// Monotonic time.
+    pub now: Instant,
+    /// Nanoseconds since the epoch, to compare with modification times.
+    pub wall_ns: u64,
+    /// Where new files are begun: `End` only at the first look of a first start.
+    pub start_at: StartAt,
+}
+
+impl<D: Disk> Source<D> {
+    /// Looks at the directory and brings files and queue up to date.
+    pub async fn scan(&mut self, disk: &D, moment: Moment) -> ScanReport {
+        let mut report = ScanReport::default();
+        self.embryos.clear();
+        let (first_look, files_before) = (self.seen.is_empty(), self.files.len());
+        let candidates = self.candidates(disk);
+        self.files.values_mut().for_each(|file| file.found = false);
+        for candidate in &candidates {
+            self.place(disk, candidate, moment, &mut report).await;
+        }
+        if !first_look {
+            report.rotations = self.files.len().saturating_sub(files_before) as u64;
+        }
+        let names: HashSet<&str> = candidates.iter().map(|candidate| candidate.name.as_str()).collect();
+        self.seen.retain(|name, _| names.contains(name.as_str()));
+        self.close_finished(disk, moment.now);
+        self.give_up_missing(moment.now, &mut report);
+        self.rebuild_queue();
+        self.open_queued(disk);
+        if !self.embryos.is_empty() {
+            report.again_in = Some(report.again_in.map_or(MISSING_PATIENCE, |at| at.min(MISSING_PATIENCE)));
+        }
+        report
+    }
+
+    /// The files of the source, those whose place is known first, then oldest first. A `.gz` is not looked at while
+    /// the file it is made from is there.
+    fn candidates(&mut self, disk: &D) -> Vec<Candidate> {
+        let names = if self.with_siblings { self.list(disk) } else { vec![self.base.clone()] };
+        let plain: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let mut found = Vec::new();
+        let mut live = Err(io::Error::from(io::ErrorKind::NotFound));
+        for name in &names {
+            let alone = Sibling { order: Order::Live, compressed: name.ends_with(".gz") };
+            let sibling = if self.with_siblings { classify(&self.base, name) } else { Some(alone) };
+            let Some(sibling) = sibling else { continue };
+            if name.strip_suffix(".gz").is_some_and(|original| plain.contains(original)) {
+                continue;
+            }
+            let stat = disk.stat_path(&self.directory.join(name)).and_then(|stat| match stat.is_file {
+                true => Ok(stat),
+                false => Err(io::Error::other("it is not a regular file")),
+            });
+            if let Ok(stat) = stat {
+                let at = Location { device: stat.device, inode: stat.inode, birth_ns: stat.birth_ns };
+                found.push(Candidate { name: name.clone(), sibling, stat, at });
+            }
+            if sibling.order == Order::Live {
+                live = stat.map(drop);
+            }
+        }
+        self.live_problem = live.err().map(|error| error.to_string());
+        let known: HashSet<Location> = self.ledger.files.values().map(|record| record.at).collect();
+        found.sort_by_key(|candidate| (!known.contains(&candidate.at), candidate.sibling.order));
+        found.truncate(FILES_PER_SOURCE_MAX);
+        found
+    }
+
+    fn list(&self, disk: &D) -> Vec<String> {
+        match disk.list(&self.directory) {
+            Ok(entries) => entries.into_iter().filter(|entry| !entry.is_dir || entry.name == self.base).map(|entry| entry.name).collect(),
+            Err(_) => vec![self.base.clone()],
+        }
+    }
+
+    /// Finds out which file a candidate is, and updates what is known of it.
+    async fn place(&mut self, disk: &D, candidate: &Candidate, moment: Moment, report: &mut ScanReport) {
+        if let Some(key) = self.unchanged(candidate) {
+            return self.found(key, candidate, moment.now);
+        }
+        let path = self.directory.join(&candidate.name);
+        let (handle, prefix, all) = match self.look_into(disk, &path, candidate.sibling.compressed).await {
+            Ok(found) => found,
+            Err(error) => return self.unreadable(candidate, &error),
+        };
+        let known = self.known_files();
+        match recognise(&known, candidate.at, &prefix) {
+            Match::Same(key) => {
+                if self.is_truncated(key, candidate) {
+                    self.displace(key, report);
+                    return self.adopt(candidate, handle, &prefix, all, moment, None).await;
+                }
+                self.found(key, candidate, moment.now);
+                self.hold(key, handle);
+            }
+            Match::Moved(key) => self.moved(key, candidate, handle, disk, moment.now).await,
+            Match::Copy(_) => {}
+            Match::Replaced(key) => {
+                let hole = self.hole_before(disk, &handle, key, candidate).await;
+                self.displace(key, report);
+                self.adopt(candidate, handle, &prefix, all, moment, hole).await;
+            }
+            Match::New => {
+                let at_end = moment.start_at == StartAt::End;
+                let start = if at_end { self.last_line_start(disk, &handle, candidate).await } else { None };
+                self.adopt(candidate, handle, &prefix, all, moment, start).await;
+            }
+        }
+    }
+
+    /// The file a name led to at the last look, if nothing speaks against its being the same one. An inode that is
+    /// held open cannot have been reused; one that is not is looked into again when its name or size changed.
+    fn unchanged(&self, candidate: &Candidate) -> Option<FileKey> {
+        let (key, file) = self.files.iter().find(|(key, _)| self.ledger.files.get(key).is_some_and(|record| record.at == candidate.at))?;
+        let same_name = self.seen.get(&candidate.name) == Some(&(candidate.at, *key));
+        let grown = file.compressed || file.len.is_some_and(|len| candidate.stat.len >= len.max(file.read));
+        let live = candidate.sibling.order == Order::Live;
+        // A live file may have been emptied and have grown past its old length since: its content is compared.
+        (grown && !live && (file.handle.is_some() || same_name)).then_some(*key)
+    }
+
+    fn is_truncated(&self, key: FileKey, candidate: &Candidate) -> bool {
+        self.files.get(&key).is_some_and(|file| !file.compressed && candidate.stat.len < file.read)
+    }
+
+    async fn look_into(&self, disk: &D, path: &std::path::Path, compressed: bool) -> io::Result<(D::File, Vec<u8>, bool)> {
+        let handle = disk.open(path)?;
+        let (prefix, all) = read_prefix(disk, &handle, compressed, FINGERPRINT_BYTES_MAX).await?;
+        Ok((handle, prefix, all))
+    }
+
+    fn known_files(&self) -> Vec<Known<FileKey>> {
+        let known = self.ledger.files.iter().map(|(&key, record)| {
+            let present = self.files.get(&key).is_some_and(|file| file.found || file.handle.is_some());
+            Known { key, id: record.id, at: record.at, present }
+        });
+        known.collect()
+    }
+
+    /// The file is there but not ours to read, or it has gone again since its name was listed.
+    fn unreadable(&mut self, candidate: &Candidate, error: &io::Error) {
+        if candidate.sibling.order == Order::Live {
+            self.live_problem = Some(error.to_string());
+        }
+        let known = self.ledger.files.iter().find(|(_, record)| record.at == candidate.at).map(|(key, _)| *key);
+        if let Some(file) = known.and_then(|key| self.files.get_mut(&key)) {
+            file.found = true;
+        }
+        self.embryos.insert(candidate.name.clone());
+    }
+
+    fn hold(&mut self, key: FileKey, handle: D::File) {
+        if let Some(file) = self.files.get_mut(&key)
+            && file.finished_at.is_none()
+        {
+            file.handle.get_or_insert(Rc::new(handle));
+        }
+    }
+
+    fn found(&mut self, key: FileKey, candidate: &Candidate, now: Instant) {
+        if let Some(file) = self.files.get_mut(&key) {
+            file.found = true;
+            file.missing_since = None;
+            file.order = candidate.sibling.order;
+            file.compressed = candidate.sibling.compressed;
+            file.len = Some(candidate.stat.len);
+        }
+        if let Some(record) = self.ledger.files.get_mut(&key) {
+            record.name.clone_from(&candidate.name);
+            record.at = candidate.at;
+            if record.complete
+                && let Some(file) = self.files.get_mut(&key)
+            {
+                let grown = !file.compressed && candidate.stat.len > file.read;
+                record.complete = !grown;
+                file.finished_at = if grown { None } else { file.finished_at.or(Some(now)) };
+            }
+        }
+        self.seen.insert(candidate.name.clone(), (candidate.at, key));
+    }
+
+    /// The content of a known file has been found elsewhere: in a copy, or compressed.
+    async fn moved(&mut self, key: FileKey, candidate: &Candidate, handle: D::File, disk: &D, now: Instant) {
+        let read = self.files.get(&key).map_or(0, |file| file.read);
+        if candidate.sibling.compressed {
+            let whole = content_len(disk, &handle, candidate.stat.len).await == u32::try_from(read & 0xFFFF_FFFF).ok();
+            if let Some(record) = self.ledger.files.get_mut(&key) {
+                record.complete |= whole && read > 0 && record.delivered == read;
+            }
+        } else if candidate.stat.len < read {
+            // A copy that is still being made, or one of an earlier state: what it holds has been read.
+            return drop(self.embryos.insert(candidate.name.clone()));
+        }
+        self.found(key, candidate, now);
+        self.hold(key, handle);
+    }
+
+    /// The file has gone from its place without a rename; its content may turn up elsewhere.
+    fn displace(&mut self, key: FileKey, report: &mut ScanReport) {
+        report.truncations += 1;
+        if let Some(record) = self.ledger.files.get_mut(&key) {
+            record.at = Location { device: 0, inode: 0, birth_ns: 0 };
+        }
+        if let Some(file) = self.files.get_mut(&key) {
+            file.handle = None;
+            file.order = Order::Live;
+        }
+        self.queue.retain(|queued| *queued != key);
+        for reader in [&mut self.reader, &mut self.paused] {
+            reader.take_if(|reader| reader.file == key && reader.purpose == Purpose::Next);
+        }
+        tracing::warn!(source = self.name, file = self.path_of(key), "the log was emptied or replaced in place");
+    }
+
+    /// Takes a file up that was never seen, to be read from `start` on.
+    async fn adopt(&mut self, candidate: &Candidate, handle: D::File, prefix: &[u8], all: bool, moment: Moment, start: Option<u64>) {
+        let fingerprint = Fingerprint::of(prefix);
+        let live = candidate.sibling.order == Order::Live;
+        let finished_line = prefix.contains(&b'\n') || prefix.len() >= FINGERPRINT_BYTES_MAX;
+        let settled = moment.wall_ns.saturating_sub(candidate.stat.modified_ns) > EMBRYO_PATIENCE_NS;
+        // A .gz that has not changed for a while and still does not decode is taken up too: its loss has to be reported.
+        let as_it_is = settled && candidate.stat.len > 0 && (all || candidate.sibling.compressed);
+        if !live && !finished_line && !as_it_is {
+            // An empty backup holds nothing; anything else may be a copy or a .gz that is being made.
+            if candidate.stat.len > 0 {
+                self.embryos.insert(candidate.name.clone());
+            }
+            return;
+        }
+        let Candidate { at, sibling, stat, name } = candidate;
+        let id = FileId { device: at.device, inode: at.inode, birth_ns: at.birth_ns, fingerprint };
+        let skipped = moment.start_at == StartAt::End && sibling.compressed;
+        let start = start.unwrap_or(0);
+        let record = FileRecord { id, at: *at, name: name.clone(), delivered: start, complete: skipped };
+        let key = self.ledger.add_file(record);
+        let mut file = Tracked::new(sibling.order, sibling.compressed, start);
+        file.handle = Some(Rc::new(handle));
+        file.found = true;
+        file.len = Some(stat.len);
+        file.finished_at = skipped.then_some(moment.now);
+        self.files.insert(key, file);
+        self.seen.insert(name.clone(), (*at, key));
+    }
+
+    /// After copytruncate a writer that does not append goes on at its old offset, behind a hole of NUL bytes. When the
+    /// emptying itself was not seen, all that is new is behind the offset that has been read.
+    async fn hole_before(&self, disk: &D, handle: &D::File, key: FileKey, candidate: &Candidate) -> Option<u64> {
+        let read = self.files.get(&key)?.read;
+        if read == 0 || candidate.stat.len < read || candidate.sibling.compressed {
+            return None;
+        }
+        let max = read.min(START_WINDOW_BYTES);
+        let room = usize::try_from(max).ok()?;
+        let (before, result) = disk.read_at(handle, read - max, room, Vec::with_capacity(room)).await;
+        (result.ok()? == room && before.iter().all(|&byte| byte == 0)).then_some(read)
+    }
+
+    /// Where the last line of a file starts that `start_at: end` begins behind.
+    async fn last_line_start(&self, disk: &D, handle: &D::File, candidate: &Candidate) -> Option<u64> {
+        if candidate.sibling.compressed {
+            return None;
+        }
+        let len = candidate.stat.len;
+        let window = len.min(START_WINDOW_BYTES);
+        let room = usize::try_from(window).ok()?;
+        let (end, result) = disk.read_at(handle, len - window, room, Vec::with_capacity(room)).await;
+        result.ok()?;
+        Some(memchr::memrchr(b'\n', &end).map_or(len, |at| len - window + at as u64 + 1))
+    }
+
+    /// Finished files are closed after a while, unless they have grown in the meantime.
+    fn close_finished(&mut self, disk: &D, now: Instant) {
+        for (key, file) in &mut self.files {
+            let Some(finished) = file.finished_at else { continue };
+            let len = file.handle.as_ref().and_then(|handle| disk.stat(handle).ok()).map(|stat| stat.len);
+            if !file.compressed && len.is_some_and(|len| len > file.read) {
+                file.len = len;
+                file.finished_at = None;
+                file.end_confirmed = false;
+                if let Some(record) = self.ledger.files.get_mut(key) {
+                    record.complete = false;
+                }
+            } else if now.duration_since(finished) >= LINGER {
+                file.handle = None;
+            }
+        }
+        let gone: Vec<FileKey> = self.files.iter().filter(|(_, file)| !file.found && file.handle.is_none()).map(|(key, _)| *key).collect();
+        for key in gone {
+            let done = self.files.get(&key).is_some_and(|file| file.finished_at.is_some() || file.len == Some(file.read));
+            let delivered = self.ledger.files.get(&key).is_none_or(|record| record.complete || Some(record.delivered) == self.files.get(&key).map(|file| file.read));
+            if done && delivered && self.ledger.forget_file(key) {
+                self.files.remove(&key);
+            }
+        }
+    }
+
+    /// Reports what is missing of files that have stayed away.
+    fn give_up_missing(&mut self, now: Instant, report: &mut ScanReport) {
+        for (&key, file) in &mut self.files {
+            let record = self.ledger.files.get_mut(&key);
+            let complete = record.as_ref().is_none_or(|record| record.complete);
+            if file.found || file.handle.is_some() || complete || !file.has_unread() {
+                continue;
+            }
+            let since = *file.missing_since.get_or_insert(now);
+            if now.duration_since(since) < MISSING_PATIENCE {
+                report.again_in = Some(MISSING_PATIENCE);
+                continue;
+            }
+            let end = file.len.filter(|_| !file.compressed);
+            let span = Span::new(file.read, end.unwrap_or(file.read));
+            let displaced = record.as_ref().is_some_and(|record| record.at.inode == 0);
+            let reason = if displaced { LossReason::Truncated } else { LossReason::Removed };
+            self.lost.push(LostRange { file: key, span, end_known: end.is_some(), reason });
+            file.read = span.end;
+            file.finished_at = Some(now);
+            if let Some(record) = record {
+                record.complete = true;
+            }
+        }
+    }
+
+    /// Everything that may have unread bytes, oldest first. Files that are held open but have no name any more are older
+    /// than those that have one.
+    fn rebuild_queue(&mut self) {
+        let readable = |file: &Tracked<D::File>| file.finished_at.is_none() && (file.found || file.handle.is_some());
+        let files = self.files.iter().filter(|(_, file)| readable(file));
+        let mut queue: Vec<_> = files.map(|(key, file)| (file.found, file.order, *key)).collect();
+        queue.sort();
+        self.queue = queue.into_iter().map(|(.., key)| key).collect();
+        // A reader that has lost its place is made anew from the offset that has been cut into blocks.
+        let front = self.queue.front().copied();
+        for reader in [&mut self.reader, &mut self.paused] {
+            reader.take_if(|reader| reader.purpose == Purpose::Next && Some(reader.file) != front);
+        }
+    }
+
+    /// Holds the files of the queue open, so that they can be read to their end even when they are removed.
+    fn open_queued(&mut self, disk: &D) {
+        for key in self.queue.iter().take(OPEN_FILES_PER_SOURCE_MAX).copied().collect::<Vec<_>>() {
+            let path = self.path_of(key);
+            let Some(file) = self.files.get_mut(&key) else { continue };
+            if file.handle.is_some() {
+                continue;
+            }
+            let opened = disk.open(path.as_ref()).and_then(|handle| disk.stat(&handle).map(|stat| (handle, stat)));
+            match opened {
+                Ok((handle, stat)) => {
+                    file.complaint = None;
+                    let at = Location { device: stat.device, inode: stat.inode, birth_ns: stat.birth_ns };
+                    // The name may lead to another file by now; the next look finds out.
+                    if self.ledger.files.get(&key).is_some_and(|record| record.at == at) {
+                        file.handle = Some(Rc::new(handle));
+                    }
+                }
+                Err(error) => {
+                    let complaint = error.to_string();
+                    if file.complaint.as_ref() != Some(&complaint) {
+                        tracing::error!(source = self.name, file = path, error = complaint, "cannot open the file; it will be tried again");
+                    }
+                    file.complaint = Some(complaint);
+                }
+            }
+        }
+    }
+}
+
+/// What the trailer of a gzip file says about the length of its content, modulo 2^32 (RFC 1952, ISIZE).
+async fn content_len<D: Disk>(disk: &D, handle: &D::File, len: u64) -> Option<u32> {
+    let (trailer, result) = disk.read_at(handle, len.checked_sub(4)?, 4, Vec::with_capacity(4)).await;
+    result.ok()?;
+    trailer.try_into().ok().map(u32::from_le_bytes)
+}
