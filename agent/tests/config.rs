@@ -193,6 +193,21 @@ fn a_file_that_cannot_be_read_is_a_problem() {
     assert!(!config.node_id.is_empty() && config.limits.workers >= 1);
 }
 
+proptest::proptest! {
+    // Fails if any value of any setting makes the agent panic, or a problem shows a secret.
+    #[test]
+    fn any_value_is_taken_or_refused(at in 0..SETTINGS.len(), value in "[0-9a-zA-Z:/@%._\\[\\]*, -]{0,40}|\\PC{0,40}") {
+        let setting = &SETTINGS[at];
+        let secret = format!("s3kr1t {value}");
+        let given = if setting.kind == Kind::Secret { &secret } else { &value };
+        let shown = match resolved(None, &MINIMAL, &[(setting.key, given)]) {
+            Ok(loaded) => format!("{loaded:?}"),
+            Err(problems) => format!("{problems}{problems:?}"),
+        };
+        proptest::prop_assert!(!shown.contains("s3kr1t"));
+    }
+}
+
 /// The row of the table in `docs/configuration.md` that describes a setting.
 fn documented_row(setting: &Setting) -> String {
     let default = match setting.default {

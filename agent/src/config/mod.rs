@@ -1,6 +1,6 @@
 //! What the agent is told: from a YAML file and the environment to one checked [`Config`].
 //!
-//! [`settings`] is the table of everything that can be set; [`yaml`] reads the file, [`resolve`] decides which value
+//! [`settings`] is the table of everything that can be set; [`yaml`] reads the file, [`mod@resolve`] decides which value
 //! holds, `build` makes the typed configuration. All problems are found before any is reported ([`problem`]).
 
 mod build;

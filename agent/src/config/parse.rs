@@ -128,8 +128,8 @@ fn http_url(text: &str) -> Result<Uri, Complaint> {
     let Some(authority) = url.authority().filter(|authority| scheme_known && !authority.host().is_empty()) else {
         return complain("is not an http or https URL with a host", REMEDY);
     };
-    let port = &authority.as_str()[authority.host().len()..];
-    if !port.is_empty() && !authority.port_u16().is_some_and(|port| port != 0) {
+    let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    if !port.is_empty() && authority.port_u16().is_none_or(|port| port == 0) {
         return complain("has a port that is none", REMEDY);
     }
     Ok(url)

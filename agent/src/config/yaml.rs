@@ -269,6 +269,7 @@ mod tests {
     fn files_that_are_no_mapping_are_refused() {
         assert_eq!(problems_of(""), [""; 0]);
         assert_eq!(problems_of("# nothing\n"), [""; 0]);
+        assert_eq!(problems_of("\u{feff}cluster_id: a\r\nnode_id: b\r\n"), [""; 0]);
         for text in ["just text", "- a\n- b", "{[a]: b}", "a: &x 1\nb: *x", "a: b\n---\nc: d", "source: [\n", "a: 'b"] {
             let found = problems_of(text);
             assert!(!found.is_empty(), "{text:?}");
