@@ -1,4 +1,19 @@
 //! What the agent is told: from a YAML file and the environment to one checked [`Config`].
+//!
+//! [`settings`] is the table of everything that can be set; [`yaml`] reads the file, [`mod@resolve`] decides which value
+//! holds, `build` makes the typed configuration. All problems are found before any is reported ([`problem`]).
+
+mod build;
+mod parse;
+pub mod problem;
+pub mod resolve;
+pub mod settings;
+pub mod units;
+pub mod yaml;
+
+pub use build::body_pool_bytes_min;
+pub use problem::{Origin, Problem, Problems};
+pub use resolve::{EffectiveSetting, Inputs, Loaded, load, resolve};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
