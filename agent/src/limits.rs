@@ -49,8 +49,9 @@ pub const RETRY_AFTER_SECONDS_MAX: u64 = 3600;
 /// Bytes of a token file; a longer one is not a bearer token.
 pub const TOKEN_BYTES_MAX: u64 = 16 * 1024;
 
-/// Seconds between HTTP/2 pings while a request waits, so that a connection that died silently is noticed.
-pub const HTTP2_PING_SECONDS: u64 = 15;
+/// Seconds between TCP keep-alives, and between HTTP/2 pings while a request waits: a connection that died silently
+/// is noticed.
+pub const KEEP_ALIVE_SECONDS: u64 = 15;
 
 /// Bytes of the checkpoint file that are read back.
 pub const CHECKPOINT_BYTES_MAX: u64 = 64 * 1024 * 1024;

@@ -28,7 +28,7 @@ use super::proxy::{self, ConnectError, Route};
 use super::token::{Bearer, Token};
 use super::{Delivery, Destination, Outcome, UploadSetupError, retry, tls};
 use crate::config::DestinationConfig;
-use crate::limits::{HTTP2_PING_SECONDS, RESPONSE_BYTES_MAX};
+use crate::limits::{KEEP_ALIVE_SECONDS, RESPONSE_BYTES_MAX};
 
 /// Header that marks a request without a chunk: the receiver checks the token and answers 204.
 pub const PROBE_HEADER: &str = "auditail-probe";
@@ -194,7 +194,7 @@ fn client(config: &DestinationConfig, connector: HttpsConnector<Route>) -> Clien
         .pool_idle_timeout(config.idle_timeout)
         // An HTTP/2 connection outlives the requests on it. Without pings, one that died silently would be given
         // to every request until the kernel gave up on it.
-        .http2_keep_alive_interval(Duration::from_secs(HTTP2_PING_SECONDS))
+        .http2_keep_alive_interval(Duration::from_secs(KEEP_ALIVE_SECONDS))
         .http2_keep_alive_timeout(config.connect_timeout)
         .build(connector)
 }

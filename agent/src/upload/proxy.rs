@@ -26,6 +26,7 @@ use tower_service::Service;
 
 use super::UploadSetupError;
 use crate::config::{Proxy, Secret};
+use crate::limits::KEEP_ALIVE_SECONDS;
 
 /// An error of any library.
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
@@ -89,6 +90,7 @@ impl Route {
         // The scheme is the concern of the TLS connector around this one.
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(Duration::from_secs(KEEP_ALIVE_SECONDS)));
         tcp.set_connect_timeout(Some(connect_timeout));
         Self { tcp, proxy: None }
     }
