@@ -5,15 +5,15 @@ mod upload_support;
 
 use std::time::Duration;
 
-use auditail::config::{Proxy, Secret, TokenSource};
+use auditail::config::{DestinationConfig, Proxy, Secret, TokenSource};
 use auditail::upload::deliver::{Verdict, deliver};
-use auditail::upload::http::Probe;
+use auditail::upload::http::{HttpDestination, Probe};
 use auditail::upload::retry::RetryPolicy;
 use auditail::upload::{Destination, Outcome};
 use hyper::{StatusCode, Version};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
-use upload_support::{Answer, Authority, Connector, Server, TOKEN, config, delivery, destination, status};
+use upload_support::{Answer, Authority, Connector, Server, TOKEN, config, delivery, destination, status, within};
 
 const SHORT: Duration = Duration::from_millis(150);
 
@@ -104,7 +104,7 @@ async fn a_hanging_server_is_given_up_on() {
     let mut config = config(&server.url());
     config.request_timeout = SHORT;
     let hanging = destination(&config);
-    assert!(retried(hanging.send(&delivery(&[b"body"])).await).contains("no answer within"));
+    assert!(retried(within(hanging.send(&delivery(&[b"body"]))).await).contains("no answer within"));
     assert_eq!(hanging.send(&delivery(&[b"body"])).await, Outcome::Delivered);
 }
 
@@ -122,10 +122,10 @@ async fn a_connection_that_does_not_come_about_is_given_up_on() {
     for mut config in [tls, tunnel] {
         config.connect_timeout = SHORT;
         let destination = destination(&config);
-        assert!(retried(destination.send(&delivery(&[b"body"])).await).contains("no connection within"));
+        assert!(retried(within(destination.send(&delivery(&[b"body"]))).await).contains("no connection within"));
         let (mut stream, _) = silent.accept().await.unwrap();
         let mut said = Vec::new();
-        tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut said)).await.unwrap().unwrap();
+        within(stream.read_to_end(&mut said)).await.unwrap();
         assert!(!said.is_empty());
     }
 }
@@ -336,5 +336,21 @@ async fn secrets_show_nowhere() {
     assert!(shown.contains("who is (hidden)?") && shown.contains("407"), "{shown}");
     for secret in [TOKEN, "open sesame", "QWxhZGRpbjpvcGVuIHNlc2FtZQ"] {
         assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+// Fails if a destination is set up that can never work, or if the error shows the secret it is about.
+#[tokio::test]
+async fn what_cannot_work_is_refused_at_setup() {
+    let usable = config("http://localhost:9/");
+    let relative = DestinationConfig { url: "/v1/audit".parse().unwrap(), ..usable.clone() };
+    let scheme = DestinationConfig { url: "ftp://localhost/".parse().unwrap(), ..usable.clone() };
+    let socks = DestinationConfig { proxy: proxy("socks5://localhost:9"), ..usable.clone() };
+    let token = Some(TokenSource::Literal(Secret(format!("{TOKEN}\nX-Header: injected"))));
+    let token = DestinationConfig { token, ..usable };
+    for (config, setting) in [(relative, "url"), (scheme, "url"), (socks, "proxy"), (token, "token")] {
+        let error = HttpDestination::new(&config, "auditail/test").unwrap_err();
+        assert_eq!(error.setting, setting);
+        assert!(!format!("{error} {error:?}").contains(TOKEN));
     }
 }

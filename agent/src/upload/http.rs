@@ -120,8 +120,10 @@ impl HttpDestination {
         }
         let (response, deadline) = self.respond(request).await?;
         let (parts, body) = response.into_parts();
-        let text = read_text(body, deadline).await;
-        let text = bearer.map_or_else(|| text.clone(), |bearer| bearer.hide_in(&text));
+        let mut text = read_text(body, deadline).await;
+        if let Some(bearer) = bearer {
+            text = bearer.hide_in(&text);
+        }
         Ok(Answer { status: parts.status, headers: parts.headers, text })
     }
 

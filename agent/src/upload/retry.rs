@@ -8,6 +8,8 @@
 //! | 408, 425, 429, 5xx | retry | it may pass; `Retry-After` is honoured |
 //! | 401, 403, 407, 3xx, any other | operator | every chunk would meet it: a wrong token, address or encoding |
 //!
+//! 409 means what the delivery protocol says: other content is stored under this id, or at this place of the chain.
+//!
 //! The last row is retried slowly and loudly ([`Outcome::Unauthorized`]). Setting chunks aside there would empty
 //! a cluster's whole audit log into a directory because of one typing error in a URL. Redirects are not followed:
 //! they would carry the token and the audit log to a host nobody configured.

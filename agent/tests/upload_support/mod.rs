@@ -126,7 +126,7 @@ impl Server {
     /// Waits until a connection has ended.
     pub(crate) async fn ended(&self) {
         let mut ended = self.state.ended.subscribe();
-        tokio::time::timeout(Duration::from_secs(10), ended.wait_for(|ended| *ended > 0)).await.unwrap().unwrap();
+        within(ended.wait_for(|ended| *ended > 0)).await.unwrap();
     }
 }
 
@@ -171,10 +171,13 @@ async fn answer(
     Ok(response.body(Full::from(text)).unwrap())
 }
 
+/// Authority and `Proxy-Authorization` of one CONNECT.
+pub(crate) type Asked = (String, Option<String>);
+
 /// A proxy for CONNECT. Notes what it was asked and by whom.
 pub(crate) struct Connector {
     pub(crate) url: String,
-    seen: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    seen: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Connector {
@@ -204,13 +207,12 @@ impl Connector {
         Self { url, seen }
     }
 
-    /// Authority and `Proxy-Authorization` of each CONNECT.
-    pub(crate) fn seen(&self) -> Vec<(String, Option<String>)> {
+    pub(crate) fn seen(&self) -> Vec<Asked> {
         self.seen.lock().unwrap().clone()
     }
 }
 
-async fn relay<S>(stream: S, status: u16, seen: &Mutex<Vec<(String, Option<String>)>>)
+async fn relay<S>(stream: S, status: u16, seen: &Mutex<Vec<Asked>>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -289,6 +291,11 @@ impl Authority {
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
+}
+
+/// What `work` comes to, provided it ends in the time that only a failing test takes.
+pub(crate) async fn within<F: Future>(work: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(10), work).await.unwrap()
 }
 
 /// A configuration for `url` whose time-outs only a failing test meets.
