@@ -40,5 +40,18 @@ pub const SOURCES_MAX: usize = 64;
 /// Bytes of an HTTP response body that are read.
 pub const RESPONSE_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes of an answer's text that are quoted in a reason.
+pub const REASON_TEXT_BYTES_MAX: usize = 200;
+
+/// Longest `Retry-After` that is honoured, in seconds.
+pub const RETRY_AFTER_SECONDS_MAX: u64 = 3600;
+
+/// Bytes of a token file; a longer one is not a bearer token.
+pub const TOKEN_BYTES_MAX: u64 = 16 * 1024;
+
+/// Seconds between TCP keep-alives, and between HTTP/2 pings while a request waits: a connection that died silently
+/// is noticed.
+pub const KEEP_ALIVE_SECONDS: u64 = 15;
+
 /// Bytes of the checkpoint file that are read back.
 pub const CHECKPOINT_BYTES_MAX: u64 = 64 * 1024 * 1024;

@@ -94,3 +94,12 @@ pub struct Manifest {
     /// Set when this is a part of a chunk the destination found too large.
     pub part_of: Option<PartOf>,
 }
+
+impl Manifest {
+    /// Appends the protocol's headers.
+    pub fn append_headers(&self, headers: &mut hyper::HeaderMap) {
+        if let Ok(id) = hyper::header::HeaderValue::try_from(self.id.to_string()) {
+            headers.insert("idempotency-key", id);
+        }
+    }
+}

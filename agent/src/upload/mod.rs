@@ -1,6 +1,8 @@
 //! Delivering chunks. [`Destination`] is one of the two seams of the agent (the other is [`crate::disk::Disk`]).
 
+pub mod deliver;
 pub mod http;
+pub mod proxy;
 pub mod retry;
 pub mod tls;
 pub mod token;
@@ -41,7 +43,8 @@ pub enum Outcome {
         /// Why, for the log and the set-aside manifest. Holds neither token nor audit content.
         reason: String,
     },
-    /// The destination does not accept our credentials (401, 403): retried slowly, the operator must act.
+    /// The destination does not accept our credentials (401, 403), or takes no chunks of ours at this address
+    /// (redirects, 404, 405, 415 and the like): retried slowly, the operator must act.
     Unauthorized {
         /// Why.
         reason: String,
@@ -53,6 +56,23 @@ pub enum Outcome {
         /// What `Retry-After` asked for.
         after: Option<Duration>,
     },
+}
+
+/// Why a destination cannot be set up as configured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("destination.{setting}: {problem}")]
+pub struct UploadSetupError {
+    /// The setting at fault, without `destination.`.
+    pub setting: &'static str,
+    /// What is wrong. Holds no secret.
+    pub problem: String,
+}
+
+impl UploadSetupError {
+    /// A problem with `destination.<setting>`.
+    fn new(setting: &'static str, problem: impl Into<String>) -> Self {
+        Self { setting, problem: problem.into() }
+    }
 }
 
 /// Where chunks go.
