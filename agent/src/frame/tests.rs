@@ -160,3 +160,18 @@ proptest! {
         prop_assert_eq!(restore(framed.content.bytes(&line), span_of(&line, 9)), Ok(line));
     }
 }
+
+// Fails if the example in docs/records.md is no longer what happens.
+#[test]
+fn the_documented_example_holds() {
+    let block = b"{\"kind\":\"Ev{\"kind\":\"Event\",\"n\":1}{\"kind\":\"Event\",\"n\":2}\n";
+    let documented = concat!(
+        r#"{"kind":"MalformedLine","apiVersion":"auditail/v1","reason":"torn","span":[100,111],"text":"{\"kind\":\"Ev"}"#,
+        "\n{\"kind\":\"Event\",\"n\":1}\n",
+        r#"{"kind":"MalformedLine","apiVersion":"auditail/v1","reason":"glued","span":[133,133],"text":""}"#,
+        "\n{\"kind\":\"Event\",\"n\":2}\n",
+    );
+    let framed = frame(block, 100, Shape::Lines);
+    assert_eq!(framed.content, Content::Rewritten(documented.as_bytes().to_vec()));
+    assert_eq!(restore(documented.as_bytes(), span_of(block, 100)).unwrap(), block);
+}
