@@ -76,7 +76,8 @@ impl PagePool {
         self.0.free.capacity
     }
 
-    /// Pages allocated since the start because a reservation was too small. Such a page is freed after use.
+    /// Pages allocated since the start because a reservation was too small and the pool empty. Such a page is freed
+    /// after use.
     pub fn overflow_count(&self) -> u64 {
         self.0.overflow.load(Ordering::Relaxed)
     }
@@ -100,7 +101,8 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// The next page. When the reservation is used up (malformed input can grow), a page outside of the pool.
+    /// The next page. When the reservation is used up (malformed input can grow), any free page of the pool, and when
+    /// there is none a page outside of it.
     pub fn take(&mut self) -> Page {
         self.pages.pop().unwrap_or_else(|| self.pool.take().unwrap_or_else(|| self.pool.overflow()))
     }

@@ -22,7 +22,6 @@ impl Encoder {
     }
 
     pub(super) fn compress(&mut self, content: &[u8], pages: &mut PageWriter<'_>) -> Result<(), CompressError> {
-        self.0.reinit().map_err(codec)?;
         self.0.set_pledged_src_size(Some(content.len() as u64)).map_err(codec)?;
         let mut input = InBuffer::around(content);
         while input.pos() < content.len() {
