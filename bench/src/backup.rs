@@ -173,7 +173,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let backup = directory.path().join("audit-2026-11-21T02-17-46.037.log");
         let mut rng = fastrand::Rng::with_seed(1);
-        let content: Vec<u8> = (0..40 * PIECE_BYTES).map(|_| rng.u8(b'a'..b'z')).collect();
+        let content: Vec<u8> = (0..40 * PIECE_BYTES).map(|_| rng.u8(..)).collect();
         fs::write(&backup, &content).unwrap();
         let packed = with_suffix(&backup, ".gz");
 
