@@ -69,19 +69,21 @@ impl Json<'_> {
 
 /// Appends the inside of a string. `<`, `>`, `&`, U+2028 and U+2029 are escaped besides what JSON demands.
 fn escape(text: &str, out: &mut Vec<u8>) {
-    for character in text.chars() {
-        match character {
-            '"' => out.extend_from_slice(b"\\\""),
-            '\\' => out.extend_from_slice(b"\\\\"),
-            '\n' => out.extend_from_slice(b"\\n"),
-            '\r' => out.extend_from_slice(b"\\r"),
-            '\t' => out.extend_from_slice(b"\\t"),
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => {
-                out.extend_from_slice(format!("\\u{:04x}", u32::from(character)).as_bytes());
-            }
-            _ => out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+    let special = |c: char| matches!(c, '"' | '\\' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}');
+    let mut plain_from = 0;
+    for (at, found) in text.match_indices(special) {
+        out.extend_from_slice(&text.as_bytes()[plain_from..at]);
+        plain_from = at + found.len();
+        match found {
+            "\"" => out.extend_from_slice(b"\\\""),
+            "\\" => out.extend_from_slice(b"\\\\"),
+            "\n" => out.extend_from_slice(b"\\n"),
+            "\r" => out.extend_from_slice(b"\\r"),
+            "\t" => out.extend_from_slice(b"\\t"),
+            _ => found.chars().for_each(|c| out.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes())),
         }
     }
+    out.extend_from_slice(&text.as_bytes()[plain_from..]);
 }
 
 #[cfg(test)]

@@ -78,6 +78,8 @@ pub struct LogWriter {
     file: Option<File>,
     /// What the writer believes the file's size to be; others may have truncated or moved it meanwhile.
     size: u64,
+    /// Time in the name of the newest backup, in milliseconds since the epoch.
+    rotated_ms: u64,
     tally: Tally,
     janitor: Option<Janitor>,
 }
@@ -94,7 +96,7 @@ impl LogWriter {
             Rotation::Stamped(Compress::Background) => Some(Janitor::spawn(&options)?),
             _ => None,
         };
-        Ok(Self { options, file: None, size: 0, tally: Tally::default(), janitor })
+        Ok(Self { options, file: None, size: 0, rotated_ms: 0, tally: Tally::default(), janitor })
     }
 
     /// The live file.
@@ -211,10 +213,11 @@ impl LogWriter {
 
     fn rotate_stamped(&mut self, compress: Compress) -> io::Result<()> {
         self.file = None;
+        let backup = self.next_backup()?;
         let live = &self.options.path;
         match fs::metadata(live) {
             Ok(metadata) => {
-                fs::rename(live, free_backup_path(live)?)?;
+                fs::rename(live, backup)?;
                 // The server makes the file twice: once to give it the old owner, once to write to it.
                 drop(create(live, MODE)?);
                 self.file = Some(create(live, MODE)?);
@@ -228,6 +231,21 @@ impl LogWriter {
             None => backup::tidy(live, self.options.backups_max, compress != Compress::Never)?,
         }
         Ok(())
+    }
+
+    /// A path for a backup made now. Names must sort by rotation, though here two rotations may fall into one
+    /// millisecond, and the name of the first may be free again when the second happens.
+    fn next_backup(&mut self) -> io::Result<PathBuf> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+        let mut epoch_ms = (now.as_millis() as u64).max(self.rotated_ms + 1);
+        loop {
+            let path = self.options.path.with_file_name(backup::backup_name(&self.options.path, epoch_ms));
+            if !path.exists() && !with_suffix(&path, ".gz").exists() {
+                self.rotated_ms = epoch_ms;
+                return Ok(path);
+            }
+            epoch_ms += 1;
+        }
     }
 
     fn rotate_numbered(&mut self, compress: bool) -> io::Result<()> {
@@ -264,20 +282,6 @@ impl LogWriter {
 
 fn create(path: &Path, mode: u32) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)
-}
-
-/// A backup path that is not taken: two rotations may fall into one millisecond here, never in a server.
-fn free_backup_path(live: &Path) -> io::Result<PathBuf> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
-    let directory = backup::directory_of(live);
-    let mut epoch_ms = now.as_millis() as u64;
-    loop {
-        let path = directory.join(backup::backup_name(live, epoch_ms));
-        if !path.exists() && !with_suffix(&path, ".gz").exists() {
-            return Ok(path);
-        }
-        epoch_ms += 1;
-    }
 }
 
 /// Removes and compresses backups in a thread.
