@@ -263,3 +263,23 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
     let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten();
     done.map_err(|error| Answer::fault(&error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Fails if a full disk is answered so that the agent sets the chunk aside instead of keeping it for later.
+    #[test]
+    fn faults_of_ours_ask_to_come_back() {
+        let cases = [
+            (io::ErrorKind::StorageFull, StatusCode::INSUFFICIENT_STORAGE),
+            (io::ErrorKind::QuotaExceeded, StatusCode::INSUFFICIENT_STORAGE),
+            (io::ErrorKind::PermissionDenied, StatusCode::SERVICE_UNAVAILABLE),
+        ];
+        for (kind, code) in cases {
+            let response = Answer::fault(&kind.into()).into_response();
+            assert_eq!(response.status(), code);
+            assert!(response.headers().contains_key(RETRY_AFTER));
+        }
+    }
+}
