@@ -77,6 +77,7 @@ async fn every_damaged_file_is_named() {
             named(What::DamagedBody);
             fs::remove_file(&file).unwrap();
             named(What::MissingBody);
+            assert_eq!(verify(root.path(), None).unwrap().totals.chunks, 3, "a chunk without body does not count");
         }
         fs::write(&file, &sound).unwrap();
     }

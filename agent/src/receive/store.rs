@@ -83,6 +83,8 @@ impl Store {
             fs::remove_dir_all(&incoming)?;
         }
         fs::create_dir(&incoming)?;
+        // The root may be new, and what it will hold is worth nothing without it.
+        root.canonicalize()?.parent().map_or(Ok(()), sync_folder)?;
         Ok(Self {
             root: root.to_owned(),
             next_incoming: AtomicU64::new(0),

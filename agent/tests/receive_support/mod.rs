@@ -1,4 +1,6 @@
 //! A receiver in the test's own process, a small client, and chunks to send.
+#![allow(unreachable_pub)] // A module of a test binary: nothing in it is reachable from outside.
+#![allow(clippy::unwrap_used)] // It fails the test that uses it.
 
 use std::io::Write;
 use std::net::SocketAddr;

@@ -196,7 +196,11 @@ impl<'a> Analysis<'a> {
         let mut totals = Totals::default();
         let mut files = BTreeSet::new();
         for &at in chain.values().flat_map(Slot::content) {
-            let stored = &self.chunks[at].stored;
+            let chunk = &self.chunks[at];
+            let stored = &chunk.stored;
+            if !chunk.body.as_ref().is_ok_and(|facts| facts.check(&stored.manifest).is_ok()) {
+                continue;
+            }
             let lost = stored.manifest.kind == Kind::Loss;
             files.insert(stored.manifest.file.to_string());
             totals.add(&Totals {

@@ -50,6 +50,32 @@ pub enum What {
     Superseded,
 }
 
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "empty",
+            Self::DamagedManifest => "damaged manifest",
+            Self::Misplaced => "misplaced",
+            Self::MissingBody => "missing body",
+            Self::DamagedBody => "damaged body",
+            Self::FalseManifest => "false manifest",
+            Self::DuplicateId => "duplicate id",
+            Self::SequenceGap => "sequence gap",
+            Self::SequenceConflict => "sequence conflict",
+            Self::BrokenChain => "broken chain",
+            Self::IncompleteParts => "incomplete parts",
+            Self::RangeGap => "range gap",
+            Self::RangeOverlap => "range overlap",
+            Self::DuplicateRange => "duplicate range",
+            Self::Loss => "loss",
+            Self::LeftOver => "left over",
+            Self::LateStart => "late start",
+            Self::SeveralStreams => "several streams",
+            Self::Superseded => "superseded",
+        })
+    }
+}
+
 /// One thing found, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -70,8 +96,13 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}: {}", self.what, self.at, self.detail)
+        write!(f, "{}: {}: {}", self.what, printable(&self.at), printable(&self.detail))
     }
+}
+
+/// Text for a terminal: senders choose names and paths, and must not steer the terminal with them.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// A range the agent could not deliver.
@@ -89,7 +120,8 @@ pub struct Loss {
     pub reason: String,
 }
 
-/// Sums over what counts: every chunk once, chunks that were superseded not at all.
+/// Sums over what was proven to have arrived: every chunk once; not chunks that were superseded, nor those whose body
+/// is missing or not what its manifest says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// Chunks, parts counted singly.
@@ -170,7 +202,8 @@ impl fmt::Display for Report {
         self.write_table(f)?;
         for loss in &self.losses {
             let end = loss.end.map_or_else(|| "?".to_owned(), |end| end.to_string());
-            writeln!(f, "lost     {} bytes {}-{end}: {} ({})", loss.path, loss.start, loss.reason, loss.at)?;
+            let text = format!("{} bytes {}-{end}: {} ({})", loss.path, loss.start, loss.reason, loss.at);
+            writeln!(f, "lost     {}", printable(&text))?;
         }
         for note in &self.notes {
             writeln!(f, "note     {note}")?;
@@ -191,7 +224,8 @@ impl Report {
         let mut rows = vec![HEADINGS.map(str::to_owned)];
         rows.extend(self.chains.iter().map(|chain| {
             let stream = chain.stream.to_string()[..8].to_owned();
-            let names = [format!("{}/{}", chain.cluster, chain.node), chain.source.clone(), stream];
+            let node = printable(&format!("{}/{}", chain.cluster, chain.node));
+            let names = [node, printable(&chain.source), stream];
             row(names, format!("{}-{}", chain.first, chain.last), &chain.totals)
         }));
         rows.push(row(["total".into(), String::new(), String::new()], String::new(), &self.totals));
