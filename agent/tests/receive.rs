@@ -186,7 +186,8 @@ async fn slow_senders_are_let_go() {
         let mut stream = TcpStream::connect(receiver.addr).await.unwrap();
         stream.write_all(said.as_bytes()).await.unwrap();
         let mut heard = Vec::new();
-        stream.read_to_end(&mut heard).await.unwrap();
+        let end = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut heard)).await;
+        end.expect("the connection is closed in time").unwrap();
         assert!(String::from_utf8(heard).unwrap().starts_with(answer));
     }
     assert_eq!(files(root.path()).len(), 0);
