@@ -1,1 +1,4 @@
-//! (in work)
+//! The command line.
+
+pub mod receive;
+pub mod verify;

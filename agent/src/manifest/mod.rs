@@ -1,6 +1,8 @@
 //! What is said about a chunk: the delivery protocol's headers, and the JSON stored beside a body.
 //! The wire format is described in `docs/protocol.md`.
 
+pub mod headers;
+
 use serde::{Deserialize, Serialize};
 
 use crate::types::{ChunkId, Digest, FileId, Span, StreamId};
