@@ -34,7 +34,9 @@ pub enum Error {
     #[error("the checkpoint is damaged: {0}")]
     Damaged(String),
     /// Written by a later release; it is intact, only not for us.
-    #[error("the checkpoint has version {0}, this release reads {VERSION}: run the release that wrote it, or a later one")]
+    #[error(
+        "the checkpoint has version {0}, this release reads {VERSION}: run the release that wrote it, or a later one"
+    )]
     Newer(u32),
 }
 

@@ -1,8 +1,9 @@
 //! Segments, in order, to chunks. Pure.
 
-use crate::compress::Segment;
+use crate::compress::{BodyBuilder, Segment};
 use crate::frame::Framed;
 use crate::ledger::{FileKey, Tally};
+use crate::manifest::Encoding;
 use crate::types::{Digest, Span};
 
 /// Why a chunk was closed; the label of a metric.
@@ -64,36 +65,31 @@ pub struct OpenChunk {
     pub span: Span,
     /// What it is for.
     pub purpose: Purpose,
-    /// Compressed bytes so far.
-    pub body_bytes: u64,
     /// auditID of the first event.
     pub first_audit_id: Option<String>,
     /// auditID of the last event.
     pub last_audit_id: Option<String>,
     /// `stageTimestamp` of the first event that has one, in microseconds since the epoch.
-    pub oldest_event_us: Option<i64>,
-    /// Segments so far.
-    pub segments: Vec<Segment>,
+    pub oldest_event_us: Option<u64>,
+    /// The compressed body so far.
+    pub body: BodyBuilder,
     content: blake3::Hasher,
-    content_bytes: u64,
     events: u64,
     malformed: u64,
 }
 
 impl OpenChunk {
     /// An empty chunk that begins at `start`.
-    pub fn new(file: FileKey, start: u64, purpose: Purpose) -> Self {
+    pub fn new(file: FileKey, start: u64, purpose: Purpose, encoding: Encoding) -> Self {
         Self {
             file,
             span: Span::new(start, start),
             purpose,
-            body_bytes: 0,
             first_audit_id: None,
             last_audit_id: None,
             oldest_event_us: None,
-            segments: Vec::new(),
+            body: BodyBuilder::new(encoding),
             content: blake3::Hasher::new(),
-            content_bytes: 0,
             events: 0,
             malformed: 0,
         }
@@ -108,25 +104,23 @@ impl OpenChunk {
     pub fn append(&mut self, span: Span, framed: &mut Framed, content: &[u8], segment: Segment) {
         self.span.end = span.end;
         self.content.update(content);
-        self.content_bytes += content.len() as u64;
-        self.body_bytes += segment.body_bytes;
         self.events += framed.events;
         self.malformed += framed.malformed;
-        self.segments.push(segment);
-        if self.first_audit_id.is_none() {
-            self.first_audit_id = framed.first_audit_id.take();
+        self.body.push(segment);
+        if let Some(first) = framed.first.take() {
+            self.oldest_event_us = self.oldest_event_us.or(first.stage_us);
+            self.first_audit_id = self.first_audit_id.take().or(first.audit_id);
         }
-        if framed.last_audit_id.is_some() {
-            self.last_audit_id = framed.last_audit_id.take();
+        if let Some(last) = framed.last.take() {
+            self.last_audit_id = last.audit_id.or(self.last_audit_id.take());
         }
-        self.oldest_event_us = self.oldest_event_us.or(framed.first_event_us);
     }
 
     /// What the content has come to.
     pub fn tally(&self) -> Tally {
         Tally {
             digest: Digest(*self.content.finalize().as_bytes()),
-            content_bytes: self.content_bytes,
+            content_bytes: self.body.content_bytes(),
             events: self.events,
             malformed: self.malformed,
         }

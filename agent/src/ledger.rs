@@ -207,8 +207,7 @@ impl Ledger {
         };
         let Proposal { kind, file, span, tally, loss } = proposal;
         let id = chunk_id(stream, source, sequence, span);
-        let entry =
-            Entry { sequence, id, kind, file, span, previous, tally, loss, parts: None, state: State::Open };
+        let entry = Entry { sequence, id, kind, file, span, previous, tally, loss, parts: None, state: State::Open };
         self.entries.push_back(entry);
         &self.entries[self.entries.len() - 1]
     }
@@ -231,7 +230,14 @@ impl Ledger {
     }
 
     /// Fixes identity and range of the next part of a chunk that is being split, or finds it decided already.
-    pub fn decide_part(&mut self, stream: StreamId, source: &str, sequence: u64, span: Span, tally: Tally) -> Option<Part> {
+    pub fn decide_part(
+        &mut self,
+        stream: StreamId,
+        source: &str,
+        sequence: u64,
+        span: Span,
+        tally: Tally,
+    ) -> Option<Part> {
         self.insert_part(chunk_id(stream, source, sequence, span), sequence, span, tally, None)
     }
 
@@ -245,7 +251,14 @@ impl Ledger {
         self.insert_part(id, sequence, span, tally, Some(loss))
     }
 
-    fn insert_part(&mut self, id: ChunkId, sequence: u64, span: Span, tally: Tally, loss: Option<Loss>) -> Option<Part> {
+    fn insert_part(
+        &mut self,
+        id: ChunkId,
+        sequence: u64,
+        span: Span,
+        tally: Tally,
+        loss: Option<Loss>,
+    ) -> Option<Part> {
         let parts = self.entry_mut(sequence)?.parts.as_mut()?;
         if let Some(part) = parts.iter().find(|part| part.span == span) {
             return Some(part.clone());

@@ -263,7 +263,7 @@ impl LossReason {
 }
 
 /// Stands for bytes of an audit log that cannot be delivered. It is the only line of its chunk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
     /// Why.
     pub reason: LossReason,

@@ -81,7 +81,13 @@ impl Ring {
     }
 
     /// Reads at most `max` bytes at `offset` and appends them to `into`.
-    pub async fn read_at(&self, file: &RingFile, offset: u64, max: usize, mut into: Vec<u8>) -> (Vec<u8>, io::Result<usize>) {
+    pub async fn read_at(
+        &self,
+        file: &RingFile,
+        offset: u64,
+        max: usize,
+        mut into: Vec<u8>,
+    ) -> (Vec<u8>, io::Result<usize>) {
         let buffer = self.buffers.next(RING_BUFFER_BYTES).await;
         let (result, slice) = file.0.read_fixed_at(buffer.slice(..max.min(RING_BUFFER_BYTES)), offset).await;
         if let Ok(read) = result {

@@ -21,11 +21,19 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The `Content-Encoding` value, also used in file names' extensions by the receiver.
+    /// The `Content-Encoding` value.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
+        }
+    }
+
+    /// The extension of a file that holds a body.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Gzip => "gz",
+            Self::Zstd => "zst",
         }
     }
 }
@@ -95,13 +103,4 @@ pub struct Manifest {
     pub last_audit_id: Option<String>,
     /// Set when this is a part of a chunk the destination found too large.
     pub part_of: Option<PartOf>,
-}
-
-impl Manifest {
-    /// Appends the protocol's headers.
-    pub fn append_headers(&self, headers: &mut hyper::HeaderMap) {
-        if let Ok(id) = hyper::header::HeaderValue::try_from(self.id.to_string()) {
-            headers.insert("idempotency-key", id);
-        }
-    }
 }

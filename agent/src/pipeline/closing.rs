@@ -3,10 +3,11 @@
 use tokio::time::Instant;
 
 use super::delivery::Outgoing;
+use super::framing::give_up;
 use super::source::{LostRange, Source};
 use super::{Pipeline, report};
 use crate::chunk::{CloseReason, OpenChunk, Purpose};
-use crate::compress::{Compressor, assemble, worst_case_pages};
+use crate::compress::{BodyBuilder, Compressor, worst_case_pages};
 use crate::disk::Disk;
 use crate::ledger::{Entry, FileKey, Part, Proposal, State, Tally};
 use crate::manifest::{Kind, Manifest, PartOf};
@@ -27,7 +28,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             Purpose::Again { part_bytes: Some(bytes), .. } if open.span.len() >= bytes => CloseReason::Decided,
             Purpose::Again { .. } => return,
             Purpose::Next if open.span.len() >= amount => CloseReason::Amount,
-            Purpose::Next if open.body_bytes >= body_max => CloseReason::BodyLimit,
+            Purpose::Next if open.body.body_bytes() >= body_max => CloseReason::BodyLimit,
             Purpose::Next => return,
         };
         self.close(index, reason, now);
@@ -62,7 +63,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let age = source.oldest_unsent.map_or_else(Default::default, |since| now.duration_since(since));
         source.oldest_unsent = None;
         source.due &= reason != CloseReason::Age;
-        report::closed(reason, open.span.len(), open.body_bytes, age);
+        report::closed(reason, open.span.len(), open.body.body_bytes(), age);
         match open.purpose {
             Purpose::Next => self.decide_next(index, open, now),
             Purpose::Again { sequence, part_bytes: None, .. } => self.resend(index, sequence, open),
@@ -72,7 +73,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
 
     fn decide_next(&mut self, index: usize, open: OpenChunk, now: Instant) {
         let source = &mut self.sources[index];
-        let proposal = Proposal { kind: Kind::Lines, file: open.file, span: open.span, tally: open.tally(), loss: None };
+        let proposal =
+            Proposal { kind: Kind::Lines, file: open.file, span: open.span, tally: open.tally(), loss: None };
         let entry = source.ledger.decide(self.stream, &source.name, proposal).clone();
         let generation = self.state.changed_now(now);
         let manifest = self.manifest(index, &entry, None, Some(&open));
@@ -107,7 +109,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     fn send(&mut self, index: usize, sequence: u64, manifest: Manifest, open: OpenChunk, generation: u64) {
         let encoding = self.config.chunk.encoding;
         let oldest_event_us = open.oldest_event_us;
-        let delivery = Delivery { manifest, encoding, body: assemble(encoding, open.segments) };
+        let delivery = Delivery { manifest, encoding, body: open.body.finish() };
         self.outbox.push_back(Outgoing { source: index, sequence, delivery, generation, oldest_event_us });
     }
 
@@ -116,7 +118,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let file = source.ledger.files.get(&entry.file);
         let tally = open.map_or_else(|| part.map_or(entry.tally, |part| part.tally), OpenChunk::tally);
         let loss = part.map_or(entry.loss.is_some(), |part| part.loss.is_some());
-        let zero = crate::types::FileId { device: 0, inode: 0, birth_ns: 0, fingerprint: crate::types::Fingerprint::of(b"") };
+        let zero =
+            crate::types::FileId { device: 0, inode: 0, birth_ns: 0, fingerprint: crate::types::Fingerprint::of(b"") };
         Manifest {
             id: part.map_or(entry.id, |part| part.id),
             kind: if loss { Kind::Loss } else { Kind::Lines },
@@ -153,8 +156,13 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         for range in std::mem::take(&mut self.sources[index].lost) {
             let loss = self.sources[index].loss_record(&range);
             report::lost(&loss);
-            let proposal =
-                Proposal { kind: Kind::Loss, file: range.file, span: range.span, tally: loss_tally(&loss), loss: Some(loss.clone()) };
+            let proposal = Proposal {
+                kind: Kind::Loss,
+                file: range.file,
+                span: range.span,
+                tally: loss_tally(&loss),
+                loss: Some(loss.clone()),
+            };
             let source = &mut self.sources[index];
             let entry = source.ledger.decide(self.stream, &source.name, proposal).clone();
             let generation = self.state.changed_now(now);
@@ -163,11 +171,21 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     }
 
     /// A range that had been decided cannot be read any more.
-    pub(super) fn give_up_decided(&mut self, index: usize, file: FileKey, sequence: u64, span: Span, reason: LossReason, now: Instant) {
+    pub(super) fn give_up_decided(
+        &mut self,
+        index: usize,
+        file: FileKey,
+        sequence: u64,
+        span: Span,
+        reason: LossReason,
+        now: Instant,
+    ) {
         // What was read of it stays unsent: the record stands for the whole range.
         let source = &mut self.sources[index];
         source.open.take_if(|open| matches!(open.purpose, Purpose::Again { sequence: of, .. } if of == sequence));
-        source.ready.retain(|(_, purpose, _)| !matches!(purpose, Purpose::Again { sequence: of, .. } if *of == sequence));
+        source
+            .ready
+            .retain(|(_, purpose, _)| !matches!(purpose, Purpose::Again { sequence: of, .. } if *of == sequence));
         let loss = source.loss_record(&LostRange { file, span, end_known: true, reason });
         report::lost(&loss);
         let part = source.ledger.abandon(sequence, span, loss_tally(&loss), loss.clone());
@@ -193,23 +211,39 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let content = loss.to_line();
         let encoding = self.config.chunk.encoding;
         // A loss record is rare and small: one page, outside of the pool if need be.
-        let Some(mut pages) = self.pool.reserve(worst_case_pages(content.len())).or_else(|| self.pool.reserve(0)) else { return };
-        let segment = Compressor::new(encoding, self.config.chunk.level).segment(&content, &mut pages);
-        let delivery =
-            Delivery { manifest: self.manifest(index, entry, part, None), encoding, body: assemble(encoding, vec![segment]) };
-        let outgoing = Outgoing { source: index, sequence: entry.sequence, delivery, generation, oldest_event_us: None };
+        let Some(mut pages) = self.pool.reserve(worst_case_pages(content.len())).or_else(|| self.pool.reserve(0))
+        else {
+            return;
+        };
+        let compressed = Compressor::new(encoding, self.config.chunk.level)
+            .and_then(|mut compressor| compressor.segment(&content, &mut pages));
+        let segment = match compressed {
+            Ok(segment) => segment,
+            Err(error) => give_up(&error),
+        };
+        let mut body = BodyBuilder::new(encoding);
+        body.push(segment);
+        let delivery = Delivery { manifest: self.manifest(index, entry, part, None), encoding, body: body.finish() };
+        let outgoing =
+            Outgoing { source: index, sequence: entry.sequence, delivery, generation, oldest_event_us: None };
         self.outbox.push_back(outgoing);
     }
 }
 
 fn loss_tally(loss: &Loss) -> Tally {
     let content = loss.to_line();
-    Tally { digest: Digest(*blake3::hash(&content).as_bytes()), content_bytes: content.len() as u64, events: 0, malformed: 0 }
+    Tally {
+        digest: Digest(*blake3::hash(&content).as_bytes()),
+        content_bytes: content.len() as u64,
+        events: 0,
+        malformed: 0,
+    }
 }
 
 impl<D: Disk> Source<D> {
     fn loss_record(&self, range: &LostRange) -> Loss {
-        let zero = crate::types::FileId { device: 0, inode: 0, birth_ns: 0, fingerprint: crate::types::Fingerprint::of(b"") };
+        let zero =
+            crate::types::FileId { device: 0, inode: 0, birth_ns: 0, fingerprint: crate::types::Fingerprint::of(b"") };
         Loss {
             reason: range.reason,
             source: self.name.clone(),
@@ -231,7 +265,8 @@ impl<D: Disk> Source<D> {
     pub(super) fn split(&mut self, sequence: u64, id: ChunkId, span: Span) {
         let half = (span.len() / 2).max(1);
         self.ledger.split(sequence, id);
-        self.learned_bytes_max = Some(self.learned_bytes_max.map_or(half, |known| known.min(half)).max(LEARNED_BYTES_MIN));
+        self.learned_bytes_max =
+            Some(self.learned_bytes_max.map_or(half, |known| known.min(half)).max(LEARNED_BYTES_MIN));
         let Some(file) = self.ledger.entry(sequence).map(|entry| entry.file) else { return };
         self.again.push_back((file, Purpose::Again { sequence, span, part_bytes: Some(half) }, span));
     }

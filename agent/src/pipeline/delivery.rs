@@ -1,46 +1,26 @@
 //! Upload and commit: several chunks on their way at once, receipts into the ledger, refused chunks set aside.
 
-use std::path::PathBuf;
-use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::aside::set_aside;
 use super::{Pipeline, report};
 use crate::disk::Disk;
 use crate::ledger::State;
-use crate::manifest::{Encoding, Manifest};
+use crate::manifest::Manifest;
 use crate::upload::deliver::{Verdict, deliver};
 use crate::upload::retry::RetryPolicy;
 use crate::upload::{Delivery, Destination};
 
-/// Folder of the state directory in which refused chunks are kept.
-pub const ASIDE: &str = "aside";
-
-/// Pause between attempts to set a chunk aside, when there is no room for it.
-const ASIDE_RETRY: Duration = Duration::from_secs(30);
-
-/// What is kept beside the body of a chunk that was set aside.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct AsideRecord {
-    /// The manifest under which it was sent, and under which `ship` sends it again.
-    pub manifest: Manifest,
-    /// How the body is compressed.
-    pub encoding: Encoding,
-    /// What the destination said.
-    pub reason: String,
-}
-
 /// A closed chunk on its way.
 pub(super) struct Outgoing {
-    pub source: usize,
-    pub sequence: u64,
-    pub delivery: Delivery,
+    pub(super) source: usize,
+    pub(super) sequence: u64,
+    pub(super) delivery: Delivery,
     /// Generation of the state that has to be durable before this may be sent.
-    pub generation: u64,
-    pub oldest_event_us: Option<i64>,
+    pub(super) generation: u64,
+    pub(super) oldest_event_us: Option<u64>,
 }
 
 /// How a chunk's way has ended.
@@ -59,7 +39,9 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     /// Sends chunks whose identity is durable, as far as requests may be in flight.
     pub(super) fn start_uploads(&mut self) {
         while self.uploads.len() < self.config.limits.in_flight {
-            let Some(at) = self.outbox.iter().position(|outgoing| self.state.is_durable(outgoing.generation)) else { return };
+            let Some(at) = self.outbox.iter().position(|outgoing| self.state.is_durable(outgoing.generation)) else {
+                return;
+            };
             let Some(outgoing) = self.outbox.remove(at) else { return };
             let (disk, destination) = (self.disk.clone(), self.destination.clone());
             let policy = RetryPolicy::from(&self.config.destination);
@@ -72,9 +54,13 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
                     Verdict::TooLarge if is_divisible(&outgoing.delivery.manifest) => End::TooLarge,
                     Verdict::TooLarge => {
                         let reason = "a single event larger than the destination takes (413)".to_owned();
-                        set_aside(&disk, &outgoing.delivery, reason, aside_bytes_max).await
+                        set_aside(&disk, &outgoing.delivery, &reason, aside_bytes_max).await;
+                        End::SetAside { reason }
                     }
-                    Verdict::Refused { reason } => set_aside(&disk, &outgoing.delivery, reason, aside_bytes_max).await,
+                    Verdict::Refused { reason } => {
+                        set_aside(&disk, &outgoing.delivery, &reason, aside_bytes_max).await;
+                        End::SetAside { reason }
+                    }
                 };
                 Uploaded { outgoing, end }
             }));
@@ -129,45 +115,7 @@ fn is_divisible(manifest: &Manifest) -> bool {
     manifest.events + manifest.malformed > 1
 }
 
-fn latency(event_us: Option<i64>) -> Option<Duration> {
-    let event = Duration::from_micros(u64::try_from(event_us?).ok()?);
+fn latency(event_us: Option<u64>) -> Option<Duration> {
+    let event = Duration::from_micros(event_us?);
     SystemTime::now().duration_since(UNIX_EPOCH).ok()?.checked_sub(event)
-}
-
-/// Keeps a refused chunk in the state directory. Waits while there is no room: giving up would lose it.
-async fn set_aside<D: Disk>(disk: &Rc<D>, delivery: &Delivery, reason: String, bytes_max: u64) -> End {
-    let mut failures = 0u32;
-    loop {
-        match try_set_aside(disk, delivery, &reason, bytes_max).await {
-            Ok(()) => return End::SetAside { reason },
-            Err(error) => {
-                failures += 1;
-                if failures.is_power_of_two() {
-                    tracing::error!(chunk = %delivery.manifest.id, %error, reason, "cannot set a refused chunk aside; delivery of its log waits");
-                }
-            }
-        }
-        tokio::time::sleep(ASIDE_RETRY).await;
-    }
-}
-
-async fn try_set_aside<D: Disk>(disk: &Rc<D>, delivery: &Delivery, reason: &str, bytes_max: u64) -> std::io::Result<()> {
-    let Delivery { manifest, encoding, body } = delivery;
-    let stem = manifest.id.to_string();
-    let kept: u64 = disk.list_state(ASIDE.as_ref())?.iter().filter(|(name, _)| !name.starts_with(&stem)).map(|(_, bytes)| bytes).sum();
-    if kept + delivery.body_bytes() > bytes_max {
-        return Err(std::io::Error::other(format!(
-            "{kept} bytes are kept in {ASIDE}/ already and limits.aside is {bytes_max}: ship or remove them, or raise the limit"
-        )));
-    }
-    let record = AsideRecord { manifest: manifest.clone(), encoding: *encoding, reason: reason.to_owned() };
-    let record = serde_json::to_vec_pretty(&record).map_err(std::io::Error::other)?;
-    // The manifest is written last: a body without one is the trace of a crash, and the chunk is then still undelivered.
-    disk.replace_state(aside_body(&stem, *encoding), body.clone()).await?;
-    disk.replace_state(PathBuf::from(ASIDE).join(format!("{stem}.json")), vec![Bytes::from(record)]).await
-}
-
-/// Name of a set-aside body within the state directory.
-pub fn aside_body(stem: &str, encoding: Encoding) -> PathBuf {
-    PathBuf::from(ASIDE).join(format!("{stem}.ndjson.{}", encoding.extension()))
 }

@@ -81,13 +81,19 @@ mod tests {
         for server in ["kube-apiserver", "oauth-apiserver", "other"] {
             std::fs::create_dir(root.path().join(server)).unwrap();
         }
-        for name in ["kube-apiserver/audit.log", "kube-apiserver/audit-2026-11-21T02-17-46.037.log", "oauth-apiserver/audit.log", "other/x"] {
+        for name in [
+            "kube-apiserver/audit.log",
+            "kube-apiserver/audit-2026-11-21T02-17-46.037.log",
+            "oauth-apiserver/audit.log",
+            "other/x",
+        ] {
             std::fs::write(root.path().join(name), b"").unwrap();
         }
         let disk = RealDisk::new(root.path().into(), None);
         let pattern = format!("{}/*-apiserver/audit*.log", root.path().display());
         let found = discover(&disk, &[pattern]);
-        let logs: Vec<_> = found.logs.iter().map(|log| log.strip_prefix(root.path()).unwrap().to_str().unwrap()).collect();
+        let logs: Vec<_> =
+            found.logs.iter().map(|log| log.strip_prefix(root.path()).unwrap().to_str().unwrap()).collect();
         assert_eq!(logs, ["kube-apiserver/audit.log", "oauth-apiserver/audit.log"]);
         assert!(found.directories.contains(root.path()));
     }

@@ -7,15 +7,15 @@ use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::Notify;
 
 use crate::chunk::Purpose;
-use crate::compress::{Compressor, Segment};
-use crate::frame::{Content, Framed, Framer};
+use crate::compress::{CompressError, Compressor, Segment};
+use crate::frame::{Framed, Framer};
 use crate::ledger::FileKey;
 use crate::manifest::Encoding;
 use crate::pool::Reservation;
 use crate::source::blocks::Block;
 
 /// A block to be framed and compressed.
-pub struct Job {
+pub(super) struct Job {
     /// Index of its source.
     pub source: usize,
     /// Its place among the blocks of the source.
@@ -31,7 +31,7 @@ pub struct Job {
 }
 
 /// A framed and compressed block.
-pub struct Finished {
+pub(super) struct Finished {
     /// Index of its source.
     pub source: usize,
     /// Its place among the blocks of the source.
@@ -48,16 +48,6 @@ pub struct Finished {
     pub segment: Segment,
 }
 
-impl Finished {
-    /// What is delivered for the block, before compression.
-    pub fn content(&self) -> &[u8] {
-        match &self.framed.content {
-            Content::AsRead => &self.block.bytes,
-            Content::Rewritten(content) => content,
-        }
-    }
-}
-
 /// What a thread needs to frame and compress.
 struct Bench {
     framer: Framer,
@@ -68,17 +58,23 @@ impl Bench {
     fn work(&mut self, job: Job) -> Box<Finished> {
         let Job { source, ticket, file, purpose, block, mut pages } = job;
         let framed = self.framer.frame(&block.bytes, block.span.start, block.shape);
-        let content = match &framed.content {
-            Content::AsRead => &block.bytes,
-            Content::Rewritten(content) => content,
+        let segment = match self.compressor.segment(framed.content.bytes(&block.bytes), &mut pages) {
+            Ok(segment) => segment,
+            Err(error) => give_up(&error),
         };
-        let segment = self.compressor.segment(content, &mut pages);
         Box::new(Finished { source, ticket, file, purpose, block, framed, segment })
     }
 }
 
+/// Compressing memory to memory fails for lack of memory only. As after any crash, the next start sends again what has
+/// no receipt.
+pub(super) fn give_up(error: &CompressError) -> ! {
+    tracing::error!(%error, "cannot compress; the agent ends, to be started again");
+    std::process::exit(1)
+}
+
 /// The framing stage.
-pub struct Framing {
+pub(super) struct Framing {
     threads: Vec<JoinHandle<()>>,
     jobs: Option<Sender<Job>>,
     finished: (Sender<Box<Finished>>, Receiver<Box<Finished>>),
@@ -90,15 +86,17 @@ impl Framing {
     /// A stage with so many threads; at most `blocks` blocks are in it at once.
     ///
     /// # Errors
-    /// Where no thread can be started.
-    pub fn start(workers: usize, blocks: usize, encoding: Encoding, level: u32) -> std::io::Result<Self> {
-        let bench = || Bench { framer: Framer::new(), compressor: Compressor::new(encoding, level) };
+    /// Where no thread can be started, or the level is none of the encoding's.
+    pub(super) fn start(workers: usize, blocks: usize, encoding: Encoding, level: u32) -> std::io::Result<Self> {
+        let bench = || Ok(Bench { framer: Framer::new(), compressor: Compressor::new(encoding, level)? });
+        let invalid = |error: CompressError| std::io::Error::new(std::io::ErrorKind::InvalidInput, error);
         let (jobs, queue) = crossbeam_channel::bounded::<Job>(blocks);
         let finished = crossbeam_channel::bounded(blocks);
         let wake = Arc::new(Notify::new());
         let mut threads = Vec::with_capacity(workers);
         for index in 0..workers {
-            let (queue, finished, wake, mut bench) = (queue.clone(), finished.0.clone(), wake.clone(), bench());
+            let (queue, finished, wake, mut bench) =
+                (queue.clone(), finished.0.clone(), wake.clone(), bench().map_err(invalid)?);
             let work = move || {
                 for job in queue {
                     if finished.send(bench.work(job)).is_err() {
@@ -109,12 +107,12 @@ impl Framing {
             };
             threads.push(std::thread::Builder::new().name(format!("frame-{index}")).spawn(work)?);
         }
-        let inline = (workers == 0).then(bench);
+        let inline = (workers == 0).then(bench).transpose().map_err(invalid)?;
         Ok(Self { threads, jobs: Some(jobs), finished, wake, inline })
     }
 
     /// Hands a block over. Never waits: no more blocks exist than the channels hold.
-    pub fn submit(&mut self, job: Job) {
+    pub(super) fn submit(&mut self, job: Job) {
         if let Some(bench) = &mut self.inline {
             // The receiver is a field of this struct, so that sending cannot fail.
             let _ = self.finished.0.send(bench.work(job));
@@ -125,12 +123,12 @@ impl Framing {
     }
 
     /// The next finished block, in no particular order.
-    pub fn try_next(&self) -> Option<Box<Finished>> {
+    pub(super) fn try_next(&self) -> Option<Box<Finished>> {
         self.finished.1.try_recv().ok()
     }
 
     /// Resolves when a block has been finished since the last call.
-    pub async fn wait(&self) {
+    pub(super) async fn wait(&self) {
         self.wake.notified().await;
     }
 }

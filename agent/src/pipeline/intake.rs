@@ -12,6 +12,7 @@ use super::{Mode, Pipeline, report};
 use crate::chunk::{CloseReason, OpenChunk, Purpose};
 use crate::compress::worst_case_pages;
 use crate::disk::Disk;
+use crate::frame::{Content, Shape};
 use crate::ledger::FileKey;
 use crate::limits::{BLOCK_BYTES, FINGERPRINT_BYTES_MAX};
 use crate::record::LossReason;
@@ -117,6 +118,13 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         self.buffers.push(kept);
     }
 
+    /// The reader waits or has done its work: its buffer goes back, what it has read of an unfinished line stays.
+    fn park(&mut self, reader: &mut Reader<D::File>) {
+        if let Some(buffer) = reader.give_back() {
+            self.take_back(buffer);
+        }
+    }
+
     fn take_reader(&mut self, index: usize, now: Instant) -> Option<Reader<D::File>> {
         let line_bytes_max = self.config.source.max_event_bytes;
         let source = &mut self.sources[index];
@@ -141,7 +149,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
 
     pub(super) fn on_read(&mut self, done: ReadDone<D::File>) {
         let ReadDone { source: index, mut reader, filled, replaced } = done;
-        let now = Instant::now();
+        let (now, once) = (Instant::now(), self.is_once());
         let source = &mut self.sources[index];
         source.reading = false;
         let out_of_place = reader.purpose == Purpose::Next && source.queue.front() != Some(&reader.file);
@@ -149,7 +157,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             if replaced {
                 self.next_scan = now;
             }
-            return reader.give_back().map_or((), |buffer| self.take_back(buffer));
+            return self.park(&mut reader);
         }
         let more = matches!(filled, Filled::More);
         self.cut(index, &mut reader, false);
@@ -161,12 +169,12 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             (_, Filled::Failed(error)) => {
                 tracing::error!(source = source.name, file = source.path_of(reader.file), %error, "cannot read the file; it will be tried again");
                 source.retry_at = Some(now + READ_RETRY);
-                reader.give_back().map_or((), |buffer| self.take_back(buffer));
+                self.park(&mut reader);
             }
-            (_, Filled::Incomplete | Filled::Corrupt) if source.once_more(reader.file, GZIP_TRIES_MAX) && !self.is_once() => {
+            (_, Filled::Incomplete | Filled::Corrupt) if !once && source.once_more(reader.file, GZIP_TRIES_MAX) => {
                 let source = &mut self.sources[index];
                 source.retry_at = Some(now + READ_RETRY);
-                reader.give_back().map_or((), |buffer| self.take_back(buffer));
+                self.park(&mut reader);
             }
             (_, Filled::Incomplete | Filled::Corrupt) => self.give_up_rest(index, reader, now),
         }
@@ -208,7 +216,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         }
         if file.compressed || once || successor && file.end_confirmed {
             self.cut(index, &mut reader, true);
-            reader.give_back().map_or((), |buffer| self.take_back(buffer));
+            self.park(&mut reader);
             let source = &mut self.sources[index];
             if let Some(file) = source.files.get_mut(&reader.file) {
                 file.len = file.len.max(Some(reader.end()));
@@ -220,7 +228,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             // more read after that was seen is the last.
             file.end_confirmed = successor;
             source.drained = !successor;
-            reader.give_back().map_or((), |buffer| self.take_back(buffer));
+            self.park(&mut reader);
             self.sources[index].reader = Some(reader);
         }
     }
@@ -229,7 +237,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     fn finish_again(&mut self, index: usize, mut reader: Reader<D::File>, purpose: Purpose, now: Instant) {
         self.cut(index, &mut reader, true);
         let (read_to, file) = (reader.start(), reader.file);
-        reader.give_back().map_or((), |buffer| self.take_back(buffer));
+        self.park(&mut reader);
         let source = &mut self.sources[index];
         source.again.pop_front();
         if let Purpose::Again { sequence, span, .. } = purpose
@@ -257,7 +265,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     fn give_up_rest(&mut self, index: usize, mut reader: Reader<D::File>, now: Instant) {
         self.cut(index, &mut reader, true);
         let (end, file, purpose) = (reader.start(), reader.file, reader.purpose);
-        reader.give_back().map_or((), |buffer| self.take_back(buffer));
+        self.park(&mut reader);
         let source = &mut self.sources[index];
         match purpose {
             Purpose::Again { sequence, span, .. } => {
@@ -301,9 +309,11 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         if self.blocks_in_framing > 0 || !self.outbox.is_empty() || !self.uploads.is_empty() {
             return false;
         }
-        let closable = |purpose: Purpose| purpose == Purpose::Next;
         let open = self.sources.iter().enumerate().filter_map(|(index, source)| Some((index, source.open.as_ref()?)));
-        let largest = open.filter(|(_, open)| closable(open.purpose)).max_by_key(|(_, open)| open.body_bytes).map(|(index, _)| index);
+        let largest = open
+            .filter(|(_, open)| open.purpose == Purpose::Next)
+            .max_by_key(|(_, open)| open.body.body_bytes())
+            .map(|(index, _)| index);
         match largest {
             Some(index) => {
                 self.close(index, CloseReason::Memory, now);
@@ -332,24 +342,32 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             self.close(index, CloseReason::FileEnd, now);
         }
         let source = &mut self.sources[index];
-        report::framed(&source.name, &finished.framed, span.len());
+        report::framed(&source.name, &finished.framed);
         self.progress.framed(finished.framed.events);
-        let content = std::mem::replace(&mut finished.framed.content, crate::frame::Content::AsRead);
-        let bytes = match &content {
-            crate::frame::Content::AsRead => &finished.block.bytes,
-            crate::frame::Content::Rewritten(bytes) => bytes,
-        };
-        let open = source.open.get_or_insert_with(|| OpenChunk::new(file, span.start, purpose));
+        let content = std::mem::replace(&mut finished.framed.content, Content::AsRead);
+        let bytes = content.bytes(&finished.block.bytes);
+        let unterminated = finished.block.shape == Shape::Lines && !finished.block.bytes.ends_with(b"\n");
+        let encoding = self.config.chunk.encoding;
+        let open = source.open.get_or_insert_with(|| OpenChunk::new(file, span.start, purpose, encoding));
         open.append(span, &mut finished.framed, bytes, finished.segment);
         self.take_back(finished.block.bytes);
         self.close_if_full(index, now);
+        if unterminated && self.sources[index].open.as_ref().is_some_and(|open| open.purpose == Purpose::Next) {
+            // That a newline was added to the last event shows in the chunk's span alone.
+            self.close(index, CloseReason::FileEnd, now);
+        }
     }
 }
 
 impl<D: Disk> Source<D> {
     /// All that is unread is an unfinished line, which has been read: there is nothing to send.
     fn only_a_remainder(&self) -> bool {
-        let end = self.reader.as_ref().or(self.paused.as_ref()).filter(|reader| reader.purpose == Purpose::Next).map(Reader::end);
+        let end = self
+            .reader
+            .as_ref()
+            .or(self.paused.as_ref())
+            .filter(|reader| reader.purpose == Purpose::Next)
+            .map(Reader::end);
         let file = self.queue.front().and_then(|key| self.files.get(key));
         self.queue.len() <= 1 && end.is_some() && file.and_then(|file| file.len) <= end
     }
@@ -405,7 +423,8 @@ impl<D: Disk> Source<D> {
     /// What the live file has to start with, when it is read on after it had been drained.
     fn fingerprint_to_compare(&self, reader: &Reader<D::File>) -> Option<Fingerprint> {
         let file = self.files.get(&reader.file)?;
-        let compare = file.order == Order::Live && !file.compressed && reader.purpose == Purpose::Next && reader.end() > 0;
+        let compare =
+            file.order == Order::Live && !file.compressed && reader.purpose == Purpose::Next && reader.end() > 0;
         compare.then(|| self.ledger.files.get(&reader.file).map(|record| record.id.fingerprint))?
     }
 }

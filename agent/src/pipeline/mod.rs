@@ -4,6 +4,7 @@
 //! destination and the clock have to say. After each event it does everything that needs no waiting
 //! ([`Pipeline::advance`]), then waits for the next. No state is shared with another thread.
 
+pub mod aside;
 mod closing;
 mod delivery;
 pub mod discover;
@@ -271,7 +272,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             self.start_at = StartAt::Beginning;
         }
         if std::mem::take(&mut self.state_lost) {
-            self.state_lost = !self.sources.iter_mut().map(Source::note_state_lost).fold(true, |all, noted| all && noted);
+            self.state_lost = self.sources.iter_mut().any(|source| !source.note_state_lost());
         }
         let prefix = |source: &Source<D>| shared_prefix(&source.base).to_owned();
         let mut prefixes: std::collections::BTreeSet<String> = self.sources.iter().map(prefix).collect();
@@ -286,7 +287,9 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
 
     fn find_sources(&mut self) -> std::collections::BTreeSet<PathBuf> {
         let found = match &self.mode {
-            Mode::Once(files) => discover::Found { logs: files.iter().cloned().collect(), directories: Default::default() },
+            Mode::Once(files) => {
+                discover::Found { logs: files.iter().cloned().collect(), directories: Default::default() }
+            }
             Mode::Follow => discover::discover(&*self.disk, &self.config.source.paths),
         };
         for path in found.logs {
@@ -295,7 +298,11 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
                 continue;
             }
             if self.mode == Mode::Follow && self.sources.len() == SOURCES_MAX {
-                tracing::error!(path = name, SOURCES_MAX, "too many logs: this one is not followed; narrow source.paths");
+                tracing::error!(
+                    path = name,
+                    SOURCES_MAX,
+                    "too many logs: this one is not followed; narrow source.paths"
+                );
                 continue;
             }
             let ledger = self.remembered.remove(&name).unwrap_or_default();
@@ -308,8 +315,11 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
 
     fn is_done(&self) -> bool {
         let ends = self.stop_by.is_some() || self.mode != Mode::Follow;
-        let exhausted = |source: &Source<D>| self.stop_by.is_some() || source.queue.is_empty() && source.embryos.is_empty();
-        ends && self.outbox.is_empty() && self.uploads.is_empty() && self.sources.iter().all(|source| source.is_settled() && exhausted(source))
+        let exhausted =
+            |source: &Source<D>| self.stop_by.is_some() || source.queue.is_empty() && source.embryos.is_empty();
+        ends && self.outbox.is_empty()
+            && self.uploads.is_empty()
+            && self.sources.iter().all(|source| source.is_settled() && exhausted(source))
     }
 
     /// No more is read; what has been read is closed and delivered, as far as the grace period allows.
@@ -330,7 +340,11 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             sources.iter_mut().for_each(Source::note_complete);
             let current = sources.iter().map(|source| (source.name.clone(), source.ledger.clone()));
             let others = remembered.iter().map(|(name, ledger)| (name.clone(), ledger.clone()));
-            checkpoint::encode(&Checkpoint { cluster_id: cluster_id.clone(), stream, sources: others.chain(current).collect() })
+            checkpoint::encode(&Checkpoint {
+                cluster_id: cluster_id.clone(),
+                stream,
+                sources: others.chain(current).collect(),
+            })
         });
     }
 }

@@ -7,20 +7,20 @@ use super::framing::Finished;
 
 /// Finished blocks, given back in the order in which they were handed out.
 #[derive(Default)]
-pub struct InOrder {
+pub(super) struct InOrder {
     first: u64,
     slots: VecDeque<Option<Box<Finished>>>,
 }
 
 impl InOrder {
     /// Reserves the next place and returns its ticket.
-    pub fn hand_out(&mut self) -> u64 {
+    pub(super) fn hand_out(&mut self) -> u64 {
         self.slots.push_back(None);
         self.first + self.slots.len() as u64 - 1
     }
 
     /// Puts a finished block in its place.
-    pub fn put(&mut self, ticket: u64, finished: Box<Finished>) {
+    pub(super) fn put(&mut self, ticket: u64, finished: Box<Finished>) {
         let slot = ticket.checked_sub(self.first).and_then(|at| self.slots.get_mut(usize::try_from(at).ok()?));
         if let Some(slot) = slot {
             *slot = Some(finished);
@@ -28,14 +28,14 @@ impl InOrder {
     }
 
     /// The next block in order, once it is finished.
-    pub fn take(&mut self) -> Option<Box<Finished>> {
+    pub(super) fn take(&mut self) -> Option<Box<Finished>> {
         self.slots.front()?.as_ref()?;
         self.first += 1;
         self.slots.pop_front().flatten()
     }
 
     /// Whether no block is in framing.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 }

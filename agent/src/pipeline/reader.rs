@@ -18,7 +18,7 @@ const PART_STEP_BYTES: usize = 4096;
 
 /// How a read ended.
 #[derive(Debug)]
-pub enum Filled {
+pub(super) enum Filled {
     /// There may be more.
     More,
     /// Nothing more is there now; for a fixed end, all of it has been read.
@@ -32,7 +32,7 @@ pub enum Filled {
 }
 
 /// Reads a file forward from an offset of its content.
-pub struct Reader<F> {
+pub(super) struct Reader<F> {
     /// File that is read.
     pub file: FileKey,
     /// What its blocks are for.
@@ -51,46 +51,48 @@ struct Gzip {
     offset: u64,
     /// Content bytes to be thrown away before the wanted ones.
     skip: u64,
-    ended: bool,
+    state: State,
 }
 
 impl<F: 'static> Reader<F> {
     /// A reader that starts at offset `start` of the content.
-    pub fn new(file: FileKey, handle: Rc<F>, start: u64, purpose: Purpose, compressed: bool, line_bytes_max: usize) -> Self {
+    pub(super) fn new(
+        file: FileKey,
+        handle: Rc<F>,
+        start: u64,
+        purpose: Purpose,
+        compressed: bool,
+        line_bytes_max: usize,
+    ) -> Self {
         let gzip = compressed.then(|| Gzip {
             decoder: GzipReader::new(),
             input: Vec::new(),
             used: 0,
             offset: 0,
             skip: start,
-            ended: false,
+            state: State::NeedsInput,
         });
         let cutter = BlockCutter::new(start, false, line_bytes_max);
         Self { file, purpose, handle, cutter, gzip, positioned: start == 0, line_bytes_max }
     }
 
     /// The open file.
-    pub fn handle(&self) -> Rc<F> {
+    pub(super) fn handle(&self) -> Rc<F> {
         self.handle.clone()
     }
 
     /// Offset up to which the content has been cut into blocks.
-    pub fn start(&self) -> u64 {
+    pub(super) fn start(&self) -> u64 {
         self.cutter.start()
     }
 
     /// Offset up to which the content has been read.
-    pub fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.cutter.end()
     }
 
-    /// Whether bytes have been read that are not part of a block yet.
-    pub fn has_remainder(&self) -> bool {
-        !self.cutter.bytes.is_empty()
-    }
-
     /// Takes a pooled buffer to read into, unless there is one; gives back the one it had instead.
-    pub fn lend(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
+    pub(super) fn lend(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
         if self.cutter.bytes.capacity() >= BLOCK_BYTES {
             return buffer;
         }
@@ -100,7 +102,7 @@ impl<F: 'static> Reader<F> {
     }
 
     /// Gives the pooled buffer back while the reader waits for more; a remainder is kept aside.
-    pub fn give_back(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn give_back(&mut self) -> Option<Vec<u8>> {
         if self.cutter.bytes.capacity() < BLOCK_BYTES {
             return None;
         }
@@ -109,14 +111,14 @@ impl<F: 'static> Reader<F> {
     }
 
     /// Cuts the next block off what has been read; see [`BlockCutter::cut`].
-    pub fn cut(&mut self, finish: bool, spare: impl FnOnce() -> Vec<u8>) -> Option<Block> {
+    pub(super) fn cut(&mut self, finish: bool, spare: impl FnOnce() -> Vec<u8>) -> Option<Block> {
         // A range that was decided ends where it ended then, be it inside a line.
         let finish = finish || self.fixed_end().is_some_and(|end| self.cutter.end() >= end);
         self.cutter.cut(finish, spare)
     }
 
     /// Reads until a block's worth of bytes is there, a line longer than a block has grown by one, or nothing is left.
-    pub async fn fill<D: Disk<File = F>>(&mut self, disk: &D) -> Filled {
+    pub(super) async fn fill<D: Disk<File = F>>(&mut self, disk: &D) -> Filled {
         if let Err(ended) = self.position(disk).await {
             return ended;
         }
@@ -152,7 +154,9 @@ impl<F: 'static> Reader<F> {
     /// Parts of a split chunk may have to be smaller than a block.
     fn part_bytes(&self) -> Option<usize> {
         match self.purpose {
-            Purpose::Again { part_bytes: Some(bytes), .. } => Some(usize::try_from(bytes).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES)),
+            Purpose::Again { part_bytes: Some(bytes), .. } => {
+                Some(usize::try_from(bytes).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES))
+            }
             _ => None,
         }
     }
@@ -207,20 +211,14 @@ impl<F: 'static> Reader<F> {
 impl Gzip {
     /// Appends at most `wanted` bytes of content to `out`.
     async fn read<D: Disk>(&mut self, disk: &D, handle: &D::File, wanted: usize, out: &mut Vec<u8>) -> Filled {
-        if self.ended {
-            return Filled::End;
-        }
-        if self.used == self.input.len() {
+        if self.used == self.input.len() && self.state != State::OutputFull {
             self.input.clear();
             self.used = 0;
             let input = std::mem::take(&mut self.input);
             let (input, read) = disk.read_at(handle, self.offset, GZIP_INPUT_BYTES, input).await;
             self.input = input;
             match read {
-                Ok(0) if self.decoder.at_member_end() => {
-                    self.ended = true;
-                    return Filled::End;
-                }
+                Ok(0) if self.state == State::Complete => return Filled::End,
                 Ok(0) => return Filled::Incomplete,
                 Ok(read) => self.offset += read as u64,
                 Err(error) => return Filled::Failed(error),
@@ -229,6 +227,7 @@ impl Gzip {
         match self.decoder.push(&self.input[self.used..], out, wanted) {
             Ok(progress) => {
                 self.used += progress.consumed;
+                self.state = progress.state;
                 Filled::More
             }
             Err(_) => Filled::Corrupt,
@@ -240,7 +239,12 @@ impl Gzip {
 ///
 /// # Errors
 /// Those of reading; a gzip file that ends early or is damaged gives what could be decoded, with `false`.
-pub async fn read_prefix<D: Disk>(disk: &D, handle: &D::File, compressed: bool, max: usize) -> io::Result<(Vec<u8>, bool)> {
+pub(super) async fn read_prefix<D: Disk>(
+    disk: &D,
+    handle: &D::File,
+    compressed: bool,
+    max: usize,
+) -> io::Result<(Vec<u8>, bool)> {
     let (input_max, mut content) = (if compressed { GZIP_INPUT_BYTES } else { max }, Vec::new());
     let (input, read) = disk.read_at(handle, 0, input_max, Vec::with_capacity(input_max)).await;
     read?;
@@ -248,16 +252,8 @@ pub async fn read_prefix<D: Disk>(disk: &D, handle: &D::File, compressed: bool, 
         let all = input.len() < max;
         return Ok((input, all));
     }
-    let mut decoder = GzipReader::new();
-    let mut used = 0;
-    while used < input.len() && content.len() < max {
-        let room = max - content.len();
-        match decoder.push(&input[used..], &mut content, room) {
-            Ok(progress) if progress.consumed == 0 && progress.state == State::NeedsInput => break,
-            Ok(progress) => used += progress.consumed,
-            Err(_) => return Ok((content, false)),
-        }
-    }
-    let all = used == input.len() && decoder.at_member_end();
+    // One push fills the prefix or uses the input up; where neither is enough, the prefix is what could be decoded.
+    let pushed = GzipReader::new().push(&input, &mut content, max);
+    let all = pushed.is_ok_and(|progress| progress.state == State::Complete) && input.len() < input_max;
     Ok((content, all))
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 use tokio::time::Instant;
 
+use super::Pipeline;
 use super::scan::ScanReport;
 use super::source::Source;
-use super::Pipeline;
 use crate::chunk::CloseReason;
 use crate::disk::Disk;
 use crate::frame::Framed;
@@ -70,7 +70,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             let lag = source.unread_bytes() + source.undelivered_bytes();
             let since = source.oldest_unsent.filter(|_| lag > 0);
             gauge!(names::LAG_BYTES, "source" => label()).set(lag as f64);
-            gauge!(names::LAG_SECONDS, "source" => label()).set(since.map_or(0.0, |since| now.duration_since(since).as_secs_f64()));
+            gauge!(names::LAG_SECONDS, "source" => label())
+                .set(since.map_or(0.0, |since| now.duration_since(since).as_secs_f64()));
         }
     }
 }
@@ -89,7 +90,11 @@ pub(super) fn scanned<D: Disk>(source: &Source<D>, found: &ScanReport, problem_b
     gauge!(names::SOURCE_READABLE, "source" => label()).set(if source.live_problem.is_none() { 1.0 } else { 0.0 });
     match (&source.live_problem, problem_before) {
         (Some(problem), before) if before != Some(problem) => {
-            tracing::error!(source = source.name, problem, "the log cannot be read; what is written to it waits until this is mended");
+            tracing::error!(
+                source = source.name,
+                problem,
+                "the log cannot be read; what is written to it waits until this is mended"
+            );
         }
         (None, Some(_)) => tracing::info!(source = source.name, "the log can be read"),
         _ => {}
@@ -100,7 +105,7 @@ pub(super) fn read(source: &str, bytes: u64) {
     counter!(names::READ_BYTES, "source" => source.to_owned()).increment(bytes);
 }
 
-pub(super) fn framed(source: &str, framed: &Framed, _bytes: u64) {
+pub(super) fn framed(source: &str, framed: &Framed) {
     counter!(names::READ_EVENTS, "source" => source.to_owned()).increment(framed.events);
     if framed.malformed > 0 {
         counter!(names::QUARANTINED_LINES, "source" => source.to_owned()).increment(framed.malformed);

@@ -25,7 +25,7 @@ use crate::source::name::{Order, Sibling, classify};
 use crate::types::{FileId, Fingerprint, Span};
 
 /// How long a file may be absent before what is missing of it is reported lost.
-pub const MISSING_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const MISSING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a finished file is kept open, for a writer that was left with it.
 const LINGER: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ const START_WINDOW_BYTES: u64 = 64 * 1024;
 
 /// What a look came to.
 #[derive(Debug, Default)]
-pub struct ScanReport {
+pub(super) struct ScanReport {
     /// Names that led to another file than at the look before.
     pub rotations: u64,
     /// Files that were emptied or replaced in place.
@@ -57,7 +57,7 @@ struct Candidate {
 
 /// What the caller knows about the moment of the look.
 #[derive(Clone, Copy)]
-pub struct Moment {
+pub(super) struct Moment {
     /// Monotonic time.
     pub now: Instant,
     /// Nanoseconds since the epoch, to compare with modification times.
@@ -68,7 +68,7 @@ pub struct Moment {
 
 impl<D: Disk> Source<D> {
     /// Looks at the directory and brings files and queue up to date.
-    pub async fn scan(&mut self, disk: &D, moment: Moment) -> ScanReport {
+    pub(super) async fn scan(&mut self, disk: &D, moment: Moment) -> ScanReport {
         let mut report = ScanReport::default();
         self.embryos.clear();
         let (first_look, files_before) = (self.seen.is_empty(), self.files.len());
@@ -127,7 +127,11 @@ impl<D: Disk> Source<D> {
 
     fn list(&self, disk: &D) -> Vec<String> {
         match disk.list(&self.directory) {
-            Ok(entries) => entries.into_iter().filter(|entry| !entry.is_dir || entry.name == self.base).map(|entry| entry.name).collect(),
+            Ok(entries) => entries
+                .into_iter()
+                .filter(|entry| !entry.is_dir || entry.name == self.base)
+                .map(|entry| entry.name)
+                .collect(),
             Err(_) => vec![self.base.clone()],
         }
     }
@@ -170,7 +174,10 @@ impl<D: Disk> Source<D> {
     /// The file a name led to at the last look, if nothing speaks against its being the same one. An inode that is
     /// held open cannot have been reused; one that is not is looked into again when its name or size changed.
     fn unchanged(&self, candidate: &Candidate) -> Option<FileKey> {
-        let (key, file) = self.files.iter().find(|(key, _)| self.ledger.files.get(key).is_some_and(|record| record.at == candidate.at))?;
+        let (key, file) = self
+            .files
+            .iter()
+            .find(|(key, _)| self.ledger.files.get(key).is_some_and(|record| record.at == candidate.at))?;
         let same_name = self.seen.get(&candidate.name) == Some(&(candidate.at, *key));
         let grown = file.compressed || file.len.is_some_and(|len| candidate.stat.len >= len.max(file.read));
         let live = candidate.sibling.order == Order::Live;
@@ -182,7 +189,12 @@ impl<D: Disk> Source<D> {
         self.files.get(&key).is_some_and(|file| !file.compressed && candidate.stat.len < file.read)
     }
 
-    async fn look_into(&self, disk: &D, path: &std::path::Path, compressed: bool) -> io::Result<(D::File, Vec<u8>, bool)> {
+    async fn look_into(
+        &self,
+        disk: &D,
+        path: &std::path::Path,
+        compressed: bool,
+    ) -> io::Result<(D::File, Vec<u8>, bool)> {
         let handle = disk.open(path)?;
         let (prefix, all) = read_prefix(disk, &handle, compressed, FINGERPRINT_BYTES_MAX).await?;
         Ok((handle, prefix, all))
@@ -248,7 +260,8 @@ impl<D: Disk> Source<D> {
             }
         } else if candidate.stat.len < read {
             // A copy that is still being made, or one of an earlier state: what it holds has been read.
-            return drop(self.embryos.insert(candidate.name.clone()));
+            self.embryos.insert(candidate.name.clone());
+            return;
         }
         self.found(key, candidate, now);
         self.hold(key, handle);
@@ -272,7 +285,15 @@ impl<D: Disk> Source<D> {
     }
 
     /// Takes a file up that was never seen, to be read from `start` on.
-    async fn adopt(&mut self, candidate: &Candidate, handle: D::File, prefix: &[u8], all: bool, moment: Moment, start: Option<u64>) {
+    async fn adopt(
+        &mut self,
+        candidate: &Candidate,
+        handle: D::File,
+        prefix: &[u8],
+        all: bool,
+        moment: Moment,
+        start: Option<u64>,
+    ) {
         let fingerprint = Fingerprint::of(prefix);
         let live = candidate.sibling.order == Order::Live;
         let finished_line = prefix.contains(&b'\n') || prefix.len() >= FINGERPRINT_BYTES_MAX;
@@ -343,10 +364,14 @@ impl<D: Disk> Source<D> {
                 file.handle = None;
             }
         }
-        let gone: Vec<FileKey> = self.files.iter().filter(|(_, file)| !file.found && file.handle.is_none()).map(|(key, _)| *key).collect();
+        let gone: Vec<FileKey> =
+            self.files.iter().filter(|(_, file)| !file.found && file.handle.is_none()).map(|(key, _)| *key).collect();
         for key in gone {
-            let done = self.files.get(&key).is_some_and(|file| file.finished_at.is_some() || file.len == Some(file.read));
-            let delivered = self.ledger.files.get(&key).is_none_or(|record| record.complete || Some(record.delivered) == self.files.get(&key).map(|file| file.read));
+            let done =
+                self.files.get(&key).is_some_and(|file| file.finished_at.is_some() || file.len == Some(file.read));
+            let delivered = self.ledger.files.get(&key).is_none_or(|record| {
+                record.complete || Some(record.delivered) == self.files.get(&key).map(|file| file.read)
+            });
             if done && delivered && self.ledger.forget_file(key) {
                 self.files.remove(&key);
             }
@@ -415,7 +440,12 @@ impl<D: Disk> Source<D> {
                 Err(error) => {
                     let complaint = error.to_string();
                     if file.complaint.as_ref() != Some(&complaint) {
-                        tracing::error!(source = self.name, file = path, error = complaint, "cannot open the file; it will be tried again");
+                        tracing::error!(
+                            source = self.name,
+                            file = path,
+                            error = complaint,
+                            "cannot open the file; it will be tried again"
+                        );
                     }
                     file.complaint = Some(complaint);
                 }

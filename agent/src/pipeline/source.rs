@@ -18,7 +18,7 @@ use crate::source::name::Order;
 use crate::types::Span;
 
 /// What is known of a file while the agent runs; what outlives it is in the ledger.
-pub struct Tracked<F> {
+pub(super) struct Tracked<F> {
     /// Open while there is, or may be, something to read.
     pub handle: Option<Rc<F>>,
     /// Place in the history of the log.
@@ -45,7 +45,7 @@ pub struct Tracked<F> {
 
 impl<F> Tracked<F> {
     /// A file found at its place in the history, read up to `read`.
-    pub fn new(order: Order, compressed: bool, read: u64) -> Self {
+    pub(super) fn new(order: Order, compressed: bool, read: u64) -> Self {
         Self {
             handle: None,
             order,
@@ -62,13 +62,13 @@ impl<F> Tracked<F> {
     }
 
     /// Whether bytes are known to be there that have not been read.
-    pub fn has_unread(&self) -> bool {
+    pub(super) fn has_unread(&self) -> bool {
         self.finished_at.is_none() && (self.compressed || self.len.is_none_or(|len| len > self.read))
     }
 }
 
 /// A range that is lost, to be reported.
-pub struct LostRange {
+pub(super) struct LostRange {
     /// File it belonged to.
     pub file: FileKey,
     /// The range; empty where its end is unknown.
@@ -80,7 +80,7 @@ pub struct LostRange {
 }
 
 /// A live log and everything that was rotated away from it.
-pub struct Source<D: Disk> {
+pub(super) struct Source<D: Disk> {
     /// Path of the live file: the name of the source in manifests, metrics and the checkpoint.
     pub name: String,
     /// Directory of all its files.
@@ -131,10 +131,11 @@ pub struct Source<D: Disk> {
 
 impl<D: Disk> Source<D> {
     /// A source that has not been looked at yet.
-    pub fn new(path: &Path, with_siblings: bool, ledger: Ledger) -> Self {
+    pub(super) fn new(path: &Path, with_siblings: bool, ledger: Ledger) -> Self {
         let name = path.to_string_lossy().into_owned();
         let base = path.file_name().map(|base| base.to_string_lossy().into_owned()).unwrap_or_default();
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        let directory =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         let mut source = Self {
             name,
             directory,
@@ -193,37 +194,37 @@ impl<D: Disk> Source<D> {
     }
 
     /// Path of a file, as it was seen last.
-    pub fn path_of(&self, key: FileKey) -> String {
+    pub(super) fn path_of(&self, key: FileKey) -> String {
         let name = self.ledger.files.get(&key).map_or(self.base.as_str(), |record| &record.name);
         self.directory.join(name).to_string_lossy().into_owned()
     }
 
     /// Bytes that are in the files and have not been read, as far as is known.
-    pub fn unread_bytes(&self) -> u64 {
+    pub(super) fn unread_bytes(&self) -> u64 {
         let plain = self.files.values().filter(|file| file.finished_at.is_none() && !file.compressed);
         plain.map(|file| file.len.unwrap_or(0).saturating_sub(file.read)).sum()
     }
 
     /// Bytes that have been read and have no receipt.
-    pub fn undelivered_bytes(&self) -> u64 {
+    pub(super) fn undelivered_bytes(&self) -> u64 {
         let files = self.files.iter().filter_map(|(key, file)| Some((file, self.ledger.files.get(key)?)));
         files.map(|(file, record)| file.read.saturating_sub(record.delivered)).sum()
     }
 
     /// Whether there is nothing left to read, frame, close or deliver.
-    pub fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         let idle = !self.reading && self.ready.is_empty() && self.framing.is_empty() && self.open.is_none();
         idle && self.again.is_empty() && self.paused.is_none() && self.ledger.entries.is_empty() && self.lost.is_empty()
     }
 
     /// Whether a file behind the front of the queue has data: then the front will not grow any more, as far as the
     /// way in which logs are rotated tells.
-    pub fn successor_has_data(&self) -> bool {
+    pub(super) fn successor_has_data(&self) -> bool {
         self.queue.iter().skip(1).filter_map(|key| self.files.get(key)).any(|file| file.len.is_none_or(|len| len > 0))
     }
 
     /// The front of the queue has been read to its end and a younger file has data: on to the next.
-    pub fn finish_front(&mut self, now: Instant) {
+    pub(super) fn finish_front(&mut self, now: Instant) {
         self.reader = None;
         if let Some(key) = self.queue.pop_front()
             && let Some(file) = self.files.get_mut(&key)
@@ -234,7 +235,7 @@ impl<D: Disk> Source<D> {
     }
 
     /// Marks files whose whole content is delivered, so that a restart does not look for more of them.
-    pub fn note_complete(&mut self) {
+    pub(super) fn note_complete(&mut self) {
         for (key, file) in &self.files {
             if file.finished_at.is_some()
                 && let Some(record) = self.ledger.files.get_mut(key)

@@ -4,7 +4,8 @@
 //! will not grow. Where a line is cut into pieces depends on the bytes and offsets alone, never on how they were read,
 //! so that reading a range a second time gives the same records.
 
-use crate::frame::Shape;
+use crate::frame::{Shape, leading_nuls};
+use crate::record::Piece;
 use crate::types::Span;
 
 /// A run of bytes that is framed as one.
@@ -62,7 +63,7 @@ impl BlockCutter {
         bytes.truncate(len);
         let span = Span::new(self.start, self.start + len as u64);
         self.start = span.end;
-        self.mid_line = matches!(shape, Shape::Piece { last: false, .. });
+        self.mid_line = matches!(shape, Shape::Piece(Piece { last: false, .. }));
         Some(Block { span, shape, bytes })
     }
 
@@ -72,20 +73,22 @@ impl BlockCutter {
         let newline = if first { memchr::memrchr(b'\n', bytes) } else { memchr::memchr(b'\n', bytes) };
         match newline {
             Some(at) if first => Some((at + 1, Shape::Lines)),
-            Some(at) => Some((at + 1, Shape::Piece { first, last: true })),
-            None if self.room() == 0 && !bytes.is_empty() => Some((piece_len(bytes), Shape::Piece { first, last: false })),
+            Some(at) => Some((at + 1, Shape::Piece(Piece { first, last: true }))),
+            None if self.room() == 0 && !bytes.is_empty() => {
+                Some((piece_len(bytes), Shape::Piece(Piece { first, last: false })))
+            }
             None if !finish || bytes.is_empty() => None,
-            None if first => Some((bytes.len(), Shape::Tail)),
-            None => Some((bytes.len(), Shape::Piece { first, last: true })),
+            None if first => Some((bytes.len(), Shape::Lines)),
+            None => Some((bytes.len(), Shape::Piece(Piece { first, last: true }))),
         }
     }
 }
 
 /// A hole that copytruncate leaves (NUL bytes) is cut off as a piece of its own, so that the event behind it is whole.
 fn piece_len(bytes: &[u8]) -> usize {
-    match bytes.iter().position(|&byte| byte != 0) {
-        None | Some(0) => bytes.len(),
-        Some(hole) => hole,
+    match leading_nuls(bytes) {
+        0 => bytes.len(),
+        hole => hole,
     }
 }
 
@@ -121,7 +124,7 @@ mod tests {
         for block in blocks {
             let mut at = block.span.start;
             for line in block.bytes.split_inclusive(|&byte| byte == b'\n') {
-                cuts.push((at, line.to_vec(), matches!(block.shape, Shape::Piece { .. })));
+                cuts.push((at, line.to_vec(), matches!(block.shape, Shape::Piece(_))));
                 at += line.len() as u64;
             }
         }

@@ -56,7 +56,8 @@ pub fn recognise<K: Copy>(known: &[Known<K>], at: Location, prefix: &[u8]) -> Ma
     {
         return Match::Same(file.key);
     }
-    let twin = known.iter().find(|file| file.at != at && strong(file.id.fingerprint) && file.id.fingerprint.matches(prefix));
+    let twin =
+        known.iter().find(|file| file.at != at && strong(file.id.fingerprint) && file.id.fingerprint.matches(prefix));
     match (twin, here) {
         (Some(file), _) if file.present => Match::Copy(file.key),
         (Some(file), _) => Match::Moved(file.key),

@@ -48,7 +48,8 @@ pub fn looks_rotated(name: &str) -> bool {
         let (head, stamp) = stem.split_at(stem.len() - STAMP_LEN);
         head.ends_with('-') && parse_stamp(stamp).is_some()
     };
-    let numbered = plain.rsplit_once('.').is_some_and(|(head, number)| head.contains('.') && small_number(number).is_some());
+    let numbered =
+        plain.rsplit_once('.').is_some_and(|(head, number)| head.contains('.') && small_number(number).is_some());
     let dated = plain.rsplit_once('-').is_some_and(|(head, date)| head.contains('.') && parse_date(date).is_some());
     stamped || numbered || dated
 }
@@ -149,7 +150,9 @@ mod tests {
         assert_eq!(order("audit.log", "audit.log.12"), Some((Order::Number(Reverse(12)), false)));
         assert_eq!(order("audit.log", "audit.log.2.gz"), Some((Order::Number(Reverse(2)), true)));
         assert_eq!(order("audit.log", "audit.log-20261121"), Some((Order::Time(1_795_219_200_000), false)));
-        for stranger in ["other.log", "audit.log.bak", "audit.log.gz.tmp", "audit-2026-13-21T02-17-46.037.log", "audit-.log"] {
+        for stranger in
+            ["other.log", "audit.log.bak", "audit.log.gz.tmp", "audit-2026-13-21T02-17-46.037.log", "audit-.log"]
+        {
             assert_eq!(order("audit.log", stranger), None, "{stranger}");
         }
     }

@@ -64,7 +64,10 @@ impl Inotify {
 impl Instance {
     fn new() -> io::Result<Self> {
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        #[expect(deprecated, reason = "its successor is unsafe; an OwnedFd keeps its descriptor open, which is all it asks")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; an OwnedFd keeps its descriptor open, which is all it asks"
+        )]
         let fd = AsyncFd::with_interest(fd, Interest::READABLE)?;
         Ok(Self { fd, watches: BTreeMap::new() })
     }

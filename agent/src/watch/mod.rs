@@ -36,7 +36,11 @@ impl Watcher {
     ///
     /// # Errors
     /// When inotify was asked for and does not work.
-    pub fn choose(wanted: WatchRung, directories: &BTreeSet<PathBuf>, poll_interval: Duration) -> io::Result<(Self, Rung)> {
+    pub fn choose(
+        wanted: WatchRung,
+        directories: &BTreeSet<PathBuf>,
+        poll_interval: Duration,
+    ) -> io::Result<(Self, Rung)> {
         let poll = |why: String| (Self::Poll(poll_interval), Rung::below("poll", "inotify", why));
         if wanted == WatchRung::Poll {
             return Ok(poll("source.watch is set to poll".into()));
