@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
@@ -257,9 +257,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     async fn scan(&mut self, now: Instant) {
         self.next_scan = now + self.config.source.rescan_interval;
         let mut directories = self.find_sources();
-        let wall_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
-        let moment = Moment { now, wall_ns, start_at: self.start_at };
         let disk = self.disk.clone();
+        let moment = Moment { now, wall_ns: disk.wall_ns(), start_at: self.start_at };
         for source in &mut self.sources {
             let problem = source.live_problem.clone();
             let found = source.scan(&*disk, moment).await;
