@@ -99,6 +99,24 @@ fn a_log_that_may_not_be_listed_is_not_lost() {
     });
 }
 
+// Fails if bytes that were known to be in a log when it was emptied are not reported lost.
+#[test]
+fn what_an_emptied_log_held_unread_is_reported() {
+    Node::new("").run(async |node| {
+        // The unfinished line is seen together with the event, and waits.
+        node.append("audit.log", &[&event(1)[..], b"{\"half"].concat());
+        let agent = Agent::start(node);
+        agent.delivered(1).await;
+        fs::write(node.path("audit.log"), event(2)).unwrap();
+        agent.delivered(2).await;
+        agent.covered(event(1).len() as u64 * 2 + 6).await;
+        let lost: Vec<_> =
+            agent.seen().iter().filter(|manifest| manifest.kind == Kind::Loss).map(|m| m.span.len()).collect();
+        assert_eq!(lost, [6]);
+        agent.stop().await;
+    });
+}
+
 /// An event with so much behind it on its line.
 fn padded(n: u64, padding: usize) -> Vec<u8> {
     let mut line = event(n);
