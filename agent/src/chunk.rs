@@ -100,6 +100,17 @@ impl OpenChunk {
         self.file == file && self.span.end == span.start && self.purpose == purpose
     }
 
+    /// Whether a segment would make a part larger than parts are to be: a chunk is only divided if parts end before.
+    pub fn part_would_outgrow(&self, span: Span, purpose: Purpose) -> bool {
+        let Purpose::Again { part_bytes: Some(bytes), .. } = purpose else { return false };
+        self.purpose == purpose && self.span.len() + span.len() > bytes
+    }
+
+    /// Whether this is the whole of a range that was to be divided: then it cannot be.
+    pub fn is_indivisible(&self) -> bool {
+        matches!(self.purpose, Purpose::Again { span, part_bytes: Some(_), .. } if span == self.span)
+    }
+
     /// Appends a segment whose content is `content`.
     pub fn append(&mut self, span: Span, framed: &mut Framed, content: &[u8], segment: Segment) {
         self.span.end = span.end;

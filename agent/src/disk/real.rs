@@ -63,8 +63,11 @@ impl Disk for RealDisk {
     }
 
     async fn read_at(&self, log: &LogFile, offset: u64, max: usize, mut into: Vec<u8>) -> (Vec<u8>, io::Result<usize>) {
-        if let (Some(ring), Some(file)) = (&self.ring, &log.ring) {
-            return ring.read_at(file, offset, max, into).await;
+        // Where all of the ring's buffers are in use, pread does it.
+        if let Some(file) = &log.ring
+            && let Some(buffer) = self.ring.as_ref().and_then(Ring::buffer)
+        {
+            return file.read_at(buffer, offset, max, into).await;
         }
         let filled = into.len();
         into.resize(filled + max, 0);

@@ -39,7 +39,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let stopping = self.stop_by.is_some();
         let source = &mut self.sources[index];
         let in_work = source.reading || !source.ready.is_empty() || !source.framing.is_empty();
-        let all_read = stopping || source.queue.is_empty() || source.drained;
+        let all_read = stopping || source.queue.is_empty() || source.drained || source.is_stuck();
         if !source.due || in_work || !all_read || !source.again.is_empty() && !stopping {
             return;
         }
@@ -108,9 +108,9 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
 
     fn send(&mut self, index: usize, sequence: u64, manifest: Manifest, open: OpenChunk, generation: u64) {
         let encoding = self.config.chunk.encoding;
-        let oldest_event_us = open.oldest_event_us;
+        let (oldest_event_us, indivisible) = (open.oldest_event_us, open.is_indivisible());
         let delivery = Delivery { manifest, encoding, body: open.body.finish() };
-        self.outbox.push_back(Outgoing { source: index, sequence, delivery, generation, oldest_event_us });
+        self.outbox.push_back(Outgoing { source: index, sequence, delivery, generation, oldest_event_us, indivisible });
     }
 
     fn manifest(&self, index: usize, entry: &Entry, part: Option<&Part>, open: Option<&OpenChunk>) -> Manifest {
@@ -180,8 +180,9 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         reason: LossReason,
         now: Instant,
     ) {
-        // What was read of it stays unsent: the record stands for the whole range.
+        // What was read of it stays unsent: the record stands for the whole range, but for parts that were decided.
         let source = &mut self.sources[index];
+        let span = Span::new(source.ledger.parts_end(sequence, span), span.end);
         source.open.take_if(|open| matches!(open.purpose, Purpose::Again { sequence: of, .. } if of == sequence));
         source
             .ready
@@ -224,9 +225,14 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let mut body = BodyBuilder::new(encoding);
         body.push(segment);
         let delivery = Delivery { manifest: self.manifest(index, entry, part, None), encoding, body: body.finish() };
-        let outgoing =
-            Outgoing { source: index, sequence: entry.sequence, delivery, generation, oldest_event_us: None };
-        self.outbox.push_back(outgoing);
+        self.outbox.push_back(Outgoing {
+            source: index,
+            sequence: entry.sequence,
+            delivery,
+            generation,
+            oldest_event_us: None,
+            indivisible: true,
+        });
     }
 }
 
@@ -254,11 +260,14 @@ impl<D: Disk> Source<D> {
         }
     }
 
-    /// The checkpoint was damaged: says so in the stream, once a file is known. Returns whether it could.
-    pub(super) fn note_state_lost(&mut self) -> bool {
-        let Some(&file) = self.ledger.files.keys().next() else { return false };
-        self.lost.push(LostRange { file, span: Span::new(0, 0), end_known: false, reason: LossReason::StateLost });
-        true
+    /// The checkpoint was damaged: says so in the stream, once a file is known.
+    pub(super) fn note_state_lost(&mut self) {
+        if self.state_lost
+            && let Some(&file) = self.ledger.files.keys().next()
+        {
+            self.lost.push(LostRange { file, span: Span::new(0, 0), end_known: false, reason: LossReason::StateLost });
+            self.state_lost = false;
+        }
     }
 
     /// Records that the destination needs a chunk, or a part of one, in smaller parts.

@@ -21,6 +21,8 @@ pub(super) struct Outgoing {
     /// Generation of the state that has to be durable before this may be sent.
     pub(super) generation: u64,
     pub(super) oldest_event_us: Option<u64>,
+    /// It was to be divided and could not be: all of it is one line.
+    pub(super) indivisible: bool,
 }
 
 /// How a chunk's way has ended.
@@ -51,7 +53,9 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
                 let verdict = deliver(&*destination, &outgoing.delivery, &policy, &mut rng, &mut report::attempt).await;
                 let end = match verdict {
                     Verdict::Delivered => End::Delivered,
-                    Verdict::TooLarge if is_divisible(&outgoing.delivery.manifest) => End::TooLarge,
+                    Verdict::TooLarge if !outgoing.indivisible && is_divisible(&outgoing.delivery.manifest) => {
+                        End::TooLarge
+                    }
                     Verdict::TooLarge => {
                         let reason = "a single event larger than the destination takes (413)".to_owned();
                         set_aside(&disk, &outgoing.delivery, &reason, aside_bytes_max).await;

@@ -39,15 +39,20 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     /// Looks how much has been written to the files that are being read.
     pub(super) fn look(&mut self) {
         for source in &mut self.sources {
-            let Some(file) = source.queue.front().and_then(|key| source.files.get_mut(key)) else { continue };
-            let Some(stat) = file.handle.as_ref().and_then(|handle| self.disk.stat(handle).ok()) else { continue };
-            let known = source.reader.as_ref().map_or(file.read, Reader::end);
-            if !file.compressed && stat.len < known {
-                // Emptied: which file this is now, the next look at the directory finds out.
-                self.next_scan = Instant::now();
+            // Not the front alone: that a younger file has data is what ends the one before it.
+            for (place, key) in source.queue.iter().enumerate() {
+                let Some(file) = source.files.get_mut(key) else { continue };
+                let Some(stat) = file.handle.as_ref().and_then(|handle| self.disk.stat(handle).ok()) else { continue };
+                let reader = source.reader.as_ref().filter(|_| place == 0);
+                if !file.compressed && stat.len < reader.map_or(file.read, Reader::end) {
+                    // Emptied: which file this is now, the next look at the directory finds out. What was known to be
+                    // there stays known, so that it can be reported lost.
+                    self.next_scan = Instant::now();
+                    continue;
+                }
+                source.drained &= file.len == Some(stat.len);
+                file.len = Some(stat.len);
             }
-            source.drained &= file.len == Some(stat.len);
-            file.len = Some(stat.len);
         }
     }
 
@@ -70,11 +75,11 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     pub(super) fn start_read(&mut self, index: usize, now: Instant) {
         let blocked = self.stop_by.is_some() || self.blocks_in_framing >= self.buffer_count();
         let source = &mut self.sources[index];
-        let waiting = source.retry_at.is_some_and(|at| at > now);
-        if blocked || waiting || source.reading || !source.ready.is_empty() {
+        // Also where something else is in the way: a deadline that has passed and stays would wake the loop for ever.
+        source.retry_at.take_if(|at| *at <= now);
+        if blocked || source.retry_at.is_some() || source.reading || !source.ready.is_empty() {
             return;
         }
-        source.retry_at = None;
         if !source.again.is_empty() && source.reader.as_ref().is_some_and(|reader| reader.purpose == Purpose::Next) {
             source.paused = source.reader.take();
         }
@@ -155,6 +160,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let out_of_place = reader.purpose == Purpose::Next && source.queue.front() != Some(&reader.file);
         if replaced || out_of_place || self.stop_by.is_some() {
             if replaced {
+                // Where the look does not find the file (it has no name any more), nothing has changed after it.
+                source.retry_at = Some(now + READ_RETRY);
                 self.next_scan = now;
             }
             return self.park(&mut reader);
@@ -168,19 +175,26 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             (Purpose::Next, Filled::End) => self.at_end(index, reader, now),
             (_, Filled::Failed(error)) => {
                 tracing::error!(source = source.name, file = source.path_of(reader.file), %error, "cannot read the file; it will be tried again");
-                source.retry_at = Some(now + READ_RETRY);
-                self.park(&mut reader);
+                self.read_on_later(index, reader, now);
             }
+            (Purpose::Again { .. }, Filled::Corrupt) => self.give_up_rest(index, reader, now),
             (_, Filled::Incomplete | Filled::Corrupt) if !once && source.once_more(reader.file, GZIP_TRIES_MAX) => {
-                let source = &mut self.sources[index];
-                source.retry_at = Some(now + READ_RETRY);
-                self.park(&mut reader);
+                self.read_on_later(index, reader, now);
             }
             (_, Filled::Incomplete | Filled::Corrupt) => self.give_up_rest(index, reader, now),
         }
         if more && let Some(file) = self.sources[index].queue.front().copied() {
             self.sources[index].note_more(file);
         }
+    }
+
+    /// A read has failed and may succeed later. Of a range that was decided a part may have gone through framing: its
+    /// reader goes on where it was, else the chunk would not be the one that was decided.
+    fn read_on_later(&mut self, index: usize, mut reader: Reader<D::File>, now: Instant) {
+        self.park(&mut reader);
+        let source = &mut self.sources[index];
+        source.retry_at = Some(now + READ_RETRY);
+        source.reader = (reader.purpose != Purpose::Next).then_some(reader);
     }
 
     fn is_once(&self) -> bool {
@@ -247,12 +261,14 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         }
     }
 
-    /// A decided range whose file is not there: it may come back under another name, so it is given some time.
+    /// A decided range whose file cannot be opened. Where it is there, or nobody can tell, that may be mended; where it is
+    /// not, it may come back under another name, so it is given some time.
     fn cannot_read_again(&mut self, index: usize, now: Instant) {
         let source = &mut self.sources[index];
         let Some(&(key, Purpose::Again { sequence, span, .. }, _)) = source.again.front() else { return };
+        let may_be_there = !source.sees_all || source.files.get(&key).is_some_and(|file| file.found);
         let since = source.files.get_mut(&key).map(|file| *file.missing_since.get_or_insert(now));
-        if since.is_some_and(|since| now.duration_since(since) < super::scan::MISSING_PATIENCE) {
+        if may_be_there || since.is_some_and(|since| now.duration_since(since) < super::scan::MISSING_PATIENCE) {
             source.retry_at = Some(now + super::scan::MISSING_PATIENCE);
             self.next_scan = self.next_scan.min(now + super::scan::MISSING_PATIENCE / 2);
             return;
@@ -280,9 +296,12 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         }
     }
 
-    /// Hands the blocks that are ready to framing, as far as the pool has pages for what they may become.
+    /// Hands the blocks that are ready to framing, as far as its channels hold them and the pool has pages for what they
+    /// may become.
     pub(super) fn hand_to_framing(&mut self, index: usize, now: Instant) {
-        while let Some((_, purpose, block)) = self.sources[index].ready.front() {
+        while self.blocks_in_framing < self.buffer_count()
+            && let Some((_, purpose, block)) = self.sources[index].ready.front()
+        {
             let pages = worst_case_pages(block.bytes.len());
             let again = *purpose != Purpose::Next;
             let pages = match self.pool.reserve(pages) {
@@ -338,6 +357,15 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
 
     fn append(&mut self, index: usize, mut finished: super::framing::Finished, now: Instant) {
         let (file, purpose, span) = (finished.file, finished.purpose, finished.block.span);
+        if let Purpose::Again { sequence, .. } = purpose
+            && self.sources[index].ledger.is_given_up(sequence, span)
+        {
+            // It was in framing when the rest of its range turned out to be lost.
+            return self.take_back(finished.block.bytes);
+        }
+        if self.sources[index].open.as_ref().is_some_and(|open| open.part_would_outgrow(span, purpose)) {
+            self.close(index, CloseReason::Decided, now);
+        }
         if self.sources[index].open.as_ref().is_some_and(|open| !open.continues_with(file, span, purpose)) {
             self.close(index, CloseReason::FileEnd, now);
         }
@@ -373,15 +401,13 @@ impl<D: Disk> Source<D> {
     }
 
     /// Whether the next read is worth its wake-up: of a file that is still being written, only when a block's worth has
-    /// gathered or the chunk is due.
+    /// gathered or the chunk is due. When it is due, reading goes on until a read finds nothing more, because only
+    /// then the chunk is closed.
     fn wants_read(&self, live: bool) -> bool {
         let Some(file) = self.queue.front().and_then(|key| self.files.get(key)) else { return false };
-        if !live {
-            return true;
-        }
         let end = self.reader.as_ref().or(self.paused.as_ref()).map_or(file.read, Reader::end);
         let unread = file.len.unwrap_or(0).saturating_sub(end);
-        !self.drained && unread > 0 && (self.due || unread >= BLOCK_BYTES as u64)
+        !self.drained && (!live || self.due || unread >= BLOCK_BYTES as u64)
     }
 
     /// The first line of a file is complete: from now on its identity does not change.

@@ -4,6 +4,7 @@
 //! destination and the clock have to say. After each event it does everything that needs no waiting
 //! ([`Pipeline::advance`]), then waits for the next. No state is shared with another thread.
 
+mod absent;
 pub mod aside;
 mod closing;
 mod delivery;
@@ -69,6 +70,9 @@ pub enum Ended {
 /// to leave sooner.
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
+/// Looks at the directories are this far apart at least: where names come and go all the time, reading goes on.
+const SCAN_PAUSE: Duration = Duration::from_millis(100);
+
 /// The agent.
 pub struct Pipeline<D: Disk, T: Destination> {
     config: Rc<Config>,
@@ -95,6 +99,8 @@ pub struct Pipeline<D: Disk, T: Destination> {
     outbox: VecDeque<Outgoing>,
     /// When to look at the directories again at the latest.
     next_scan: Instant,
+    /// When to look at them again at the earliest.
+    scan_not_before: Instant,
     /// Writes have been noticed; when to look how much was written.
     look_at: Option<Instant>,
     /// Set when the agent has been told to stop: until when it may deliver.
@@ -159,6 +165,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             uploads: FuturesUnordered::new(),
             outbox: VecDeque::new(),
             next_scan: Instant::now(),
+            scan_not_before: Instant::now(),
             look_at: None,
             stop_by: None,
         })
@@ -179,7 +186,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         loop {
             let now = Instant::now();
             self.health.beat();
-            if self.next_scan <= now {
+            if self.scan_due() <= now {
                 self.scan(now).await;
             }
             self.advance(now);
@@ -227,13 +234,14 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     async fn next_event(&mut self, stop: std::pin::Pin<&mut impl Future<Output = ()>>) -> Event<D::File> {
         let deadline = self.deadline();
         let stopping = self.stop_by.is_some();
+        let scan_is_due = self.next_scan <= Instant::now();
         tokio::select! {
             biased;
             () = stop, if !stopping => Event::Stop,
             () = self.framing.wait() => Event::Framed,
             Some(done) = self.uploads.next() => Event::Uploaded(Box::new(done)),
             result = self.state.saved() => Event::Saved(result),
-            () = self.watcher.structure_changed() => Event::StructureChanged,
+            () = self.watcher.structure_changed(), if !scan_is_due => Event::StructureChanged,
             Some(done) = self.reads.next() => Event::Read(Box::new(done)),
             () = self.watcher.data_written(), if self.look_at.is_none() && !stopping => Event::DataWritten,
             () = tokio::time::sleep_until(deadline) => Event::Deadline,
@@ -245,8 +253,12 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             let due = source.oldest_unsent.filter(|_| !source.due).map(|since| since + self.config.chunk.offload_after);
             [due, source.retry_at]
         });
-        let others = [Some(self.next_scan), self.look_at, self.stop_by, self.state.deadline()];
+        let others = [Some(self.scan_due()), self.look_at, self.stop_by, self.state.deadline()];
         sources.chain(others).flatten().min().unwrap_or(self.next_scan)
+    }
+
+    fn scan_due(&self) -> Instant {
+        self.next_scan.max(self.scan_not_before)
     }
 
     fn look_interval(&self) -> Duration {
@@ -256,6 +268,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     /// Looks for logs, and in each one's directory for what has changed.
     async fn scan(&mut self, now: Instant) {
         self.next_scan = now + self.config.source.rescan_interval;
+        self.scan_not_before = now + SCAN_PAUSE;
         let mut directories = self.find_sources();
         let disk = self.disk.clone();
         let moment = Moment { now, wall_ns: disk.wall_ns(), start_at: self.start_at };
@@ -267,12 +280,10 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             directories.insert(source.directory.clone());
             source.drained = false;
         }
-        if self.sources.iter().any(|source| !source.files.is_empty()) {
-            self.start_at = StartAt::Beginning;
-        }
-        if std::mem::take(&mut self.state_lost) {
-            self.state_lost = self.sources.iter_mut().any(|source| !source.note_state_lost());
-        }
+        // What appears from now on was written after the start.
+        self.start_at = StartAt::Beginning;
+        self.state_lost = false;
+        self.sources.iter_mut().for_each(Source::note_state_lost);
         let prefix = |source: &Source<D>| shared_prefix(&source.base).to_owned();
         let mut prefixes: std::collections::BTreeSet<String> = self.sources.iter().map(prefix).collect();
         if self.config.source.paths.iter().any(|path| path.contains(['*', '?', '['])) {
@@ -282,6 +293,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         if let Err(error) = self.watcher.watch(Targets { directories, prefixes, files }) {
             tracing::warn!(%error, "not everything can be watched; the rest is looked at every rescan_interval");
         }
+        // Of what was written between the look at a file and the watch on it nobody is told.
+        self.look();
     }
 
     fn find_sources(&mut self) -> std::collections::BTreeSet<PathBuf> {
@@ -305,7 +318,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
                 continue;
             }
             let ledger = self.remembered.remove(&name).unwrap_or_default();
-            let source = Source::new(&path, self.mode == Mode::Follow, ledger);
+            let mut source = Source::new(&path, self.mode == Mode::Follow, ledger);
+            source.state_lost = self.state_lost;
             self.sources.push(source);
             self.resend_losses(self.sources.len() - 1);
         }

@@ -72,8 +72,24 @@ impl<F: 'static> Reader<F> {
             skip: start,
             state: State::NeedsInput,
         });
-        let cutter = BlockCutter::new(start, false, line_bytes_max);
-        Self { file, purpose, handle, cutter, gzip, positioned: start == 0, line_bytes_max }
+        let mut reader = Self {
+            file,
+            purpose,
+            handle,
+            cutter: BlockCutter::new(start, false, line_bytes_max),
+            gzip,
+            positioned: false,
+            line_bytes_max,
+        };
+        reader.set_position(start, false);
+        reader.positioned = start == 0;
+        reader
+    }
+
+    fn set_position(&mut self, start: u64, mid_line: bool) {
+        let lines_bytes_max = self.part_bytes().unwrap_or(usize::MAX);
+        self.cutter = BlockCutter::new(start, mid_line, self.line_bytes_max).with_lines_of(lines_bytes_max);
+        self.positioned = true;
     }
 
     /// The open file.
@@ -185,8 +201,7 @@ impl<F: 'static> Reader<F> {
                 }
             };
             if let Some(before) = before {
-                self.cutter = BlockCutter::new(start, before != b'\n', self.line_bytes_max);
-                self.positioned = true;
+                self.set_position(start, before != b'\n');
             }
         }
         Ok(())

@@ -13,22 +13,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::reader::read_prefix;
-use super::source::{LostRange, Source, Tracked};
+use super::source::{Source, Tracked};
 use crate::chunk::Purpose;
 use crate::config::StartAt;
 use crate::disk::{Disk, Stat};
 use crate::ledger::{FileKey, FileRecord};
 use crate::limits::{FILES_PER_SOURCE_MAX, FINGERPRINT_BYTES_MAX, OPEN_FILES_PER_SOURCE_MAX};
-use crate::record::LossReason;
 use crate::source::matching::{Known, Location, Match, recognise};
 use crate::source::name::{Order, Sibling, classify};
-use crate::types::{FileId, Fingerprint, Span};
+use crate::types::{FileId, Fingerprint};
 
 /// How long a file may be absent before what is missing of it is reported lost.
 pub(super) const MISSING_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long a finished file is kept open, for a writer that was left with it.
-const LINGER: Duration = Duration::from_secs(10);
 
 /// A rotated file whose first line stays unfinished for this long is taken as it is.
 const EMBRYO_PATIENCE_NS: u64 = 10_000_000_000;
@@ -72,6 +68,8 @@ impl<D: Disk> Source<D> {
         let mut report = ScanReport::default();
         self.embryos.clear();
         let (first_look, files_before) = (self.seen.is_empty(), self.files.len());
+        self.reopen_grown(disk);
+        self.close_finished(moment.now);
         let candidates = self.candidates(disk);
         self.files.values_mut().for_each(|file| file.found = false);
         for candidate in &candidates {
@@ -82,8 +80,11 @@ impl<D: Disk> Source<D> {
         }
         let names: HashSet<&str> = candidates.iter().map(|candidate| candidate.name.as_str()).collect();
         self.seen.retain(|name, _| names.contains(name.as_str()));
-        self.close_finished(disk, moment.now);
-        self.give_up_missing(moment.now, &mut report);
+        self.drop_emptied(disk, &mut report);
+        if self.sees_all {
+            self.forget_gone(moment.now);
+            self.give_up_missing(moment.now, &mut report);
+        }
         self.rebuild_queue();
         self.open_queued(disk);
         if !self.embryos.is_empty() {
@@ -95,6 +96,7 @@ impl<D: Disk> Source<D> {
     /// The files of the source, those whose place is known first, then oldest first. A `.gz` is not looked at while
     /// the file it is made from is there.
     fn candidates(&mut self, disk: &D) -> Vec<Candidate> {
+        self.sees_all = true;
         let names = if self.with_siblings { self.list(disk) } else { vec![self.base.clone()] };
         let plain: HashSet<&str> = names.iter().map(String::as_str).collect();
         let mut found = Vec::new();
@@ -110,9 +112,12 @@ impl<D: Disk> Source<D> {
                 true => Ok(stat),
                 false => Err(io::Error::other("it is not a regular file")),
             });
-            if let Ok(stat) = stat {
-                let at = Location { device: stat.device, inode: stat.inode, birth_ns: stat.birth_ns };
-                found.push(Candidate { name: name.clone(), sibling, stat, at });
+            match &stat {
+                Ok(stat) => {
+                    let at = Location { device: stat.device, inode: stat.inode, birth_ns: stat.birth_ns };
+                    found.push(Candidate { name: name.clone(), sibling, stat: *stat, at });
+                }
+                Err(error) => self.sees_all &= !hides(error),
             }
             if sibling.order == Order::Live {
                 live = stat.map(drop);
@@ -125,14 +130,17 @@ impl<D: Disk> Source<D> {
         found
     }
 
-    fn list(&self, disk: &D) -> Vec<String> {
+    fn list(&mut self, disk: &D) -> Vec<String> {
         match disk.list(&self.directory) {
             Ok(entries) => entries
                 .into_iter()
                 .filter(|entry| !entry.is_dir || entry.name == self.base)
                 .map(|entry| entry.name)
                 .collect(),
-            Err(_) => vec![self.base.clone()],
+            Err(_) => {
+                self.sees_all = false;
+                vec![self.base.clone()]
+            }
         }
     }
 
@@ -220,9 +228,15 @@ impl<D: Disk> Source<D> {
         self.embryos.insert(candidate.name.clone());
     }
 
+    fn open_files(&self) -> usize {
+        self.files.values().filter(|file| file.handle.is_some()).count()
+    }
+
     fn hold(&mut self, key: FileKey, handle: D::File) {
+        let open = self.open_files();
         if let Some(file) = self.files.get_mut(&key)
             && file.finished_at.is_none()
+            && open < OPEN_FILES_PER_SOURCE_MAX
         {
             file.handle.get_or_insert(Rc::new(handle));
         }
@@ -239,11 +253,11 @@ impl<D: Disk> Source<D> {
         if let Some(record) = self.ledger.files.get_mut(&key) {
             record.name.clone_from(&candidate.name);
             record.at = candidate.at;
-            if record.complete
-                && let Some(file) = self.files.get_mut(&key)
+            if let Some(file) = self.files.get_mut(&key)
+                && (record.complete || file.finished_at.is_some())
             {
                 let grown = !file.compressed && candidate.stat.len > file.read;
-                record.complete = !grown;
+                record.complete &= !grown;
                 file.finished_at = if grown { None } else { file.finished_at.or(Some(now)) };
             }
         }
@@ -268,7 +282,7 @@ impl<D: Disk> Source<D> {
     }
 
     /// The file has gone from its place without a rename; its content may turn up elsewhere.
-    fn displace(&mut self, key: FileKey, report: &mut ScanReport) {
+    pub(super) fn displace(&mut self, key: FileKey, report: &mut ScanReport) {
         report.truncations += 1;
         if let Some(record) = self.ledger.files.get_mut(&key) {
             record.at = Location { device: 0, inode: 0, birth_ns: 0 };
@@ -277,6 +291,7 @@ impl<D: Disk> Source<D> {
             file.handle = None;
             file.order = Order::Live;
         }
+        self.retry_at = None;
         self.queue.retain(|queued| *queued != key);
         for reader in [&mut self.reader, &mut self.paused] {
             reader.take_if(|reader| reader.file == key && reader.purpose == Purpose::Next);
@@ -314,7 +329,8 @@ impl<D: Disk> Source<D> {
         let record = FileRecord { id, at: *at, name: name.clone(), delivered: start, complete: skipped };
         let key = self.ledger.add_file(record);
         let mut file = Tracked::new(sibling.order, sibling.compressed, start);
-        file.handle = Some(Rc::new(handle));
+        // The oldest come first, and are the first to be removed.
+        file.handle = (self.open_files() < OPEN_FILES_PER_SOURCE_MAX).then(|| Rc::new(handle));
         file.found = true;
         file.len = Some(stat.len);
         file.finished_at = skipped.then_some(moment.now);
@@ -346,62 +362,6 @@ impl<D: Disk> Source<D> {
         let (end, result) = disk.read_at(handle, len - window, room, Vec::with_capacity(room)).await;
         result.ok()?;
         Some(memchr::memrchr(b'\n', &end).map_or(len, |at| len - window + at as u64 + 1))
-    }
-
-    /// Finished files are closed after a while, unless they have grown in the meantime.
-    fn close_finished(&mut self, disk: &D, now: Instant) {
-        for (key, file) in &mut self.files {
-            let Some(finished) = file.finished_at else { continue };
-            let len = file.handle.as_ref().and_then(|handle| disk.stat(handle).ok()).map(|stat| stat.len);
-            if !file.compressed && len.is_some_and(|len| len > file.read) {
-                file.len = len;
-                file.finished_at = None;
-                file.end_confirmed = false;
-                if let Some(record) = self.ledger.files.get_mut(key) {
-                    record.complete = false;
-                }
-            } else if now.duration_since(finished) >= LINGER {
-                file.handle = None;
-            }
-        }
-        let gone: Vec<FileKey> =
-            self.files.iter().filter(|(_, file)| !file.found && file.handle.is_none()).map(|(key, _)| *key).collect();
-        for key in gone {
-            let done =
-                self.files.get(&key).is_some_and(|file| file.finished_at.is_some() || file.len == Some(file.read));
-            let delivered = self.ledger.files.get(&key).is_none_or(|record| {
-                record.complete || Some(record.delivered) == self.files.get(&key).map(|file| file.read)
-            });
-            if done && delivered && self.ledger.forget_file(key) {
-                self.files.remove(&key);
-            }
-        }
-    }
-
-    /// Reports what is missing of files that have stayed away.
-    fn give_up_missing(&mut self, now: Instant, report: &mut ScanReport) {
-        for (&key, file) in &mut self.files {
-            let record = self.ledger.files.get_mut(&key);
-            let complete = record.as_ref().is_none_or(|record| record.complete);
-            if file.found || file.handle.is_some() || complete || !file.has_unread() {
-                continue;
-            }
-            let since = *file.missing_since.get_or_insert(now);
-            if now.duration_since(since) < MISSING_PATIENCE {
-                report.again_in = Some(MISSING_PATIENCE);
-                continue;
-            }
-            let end = file.len.filter(|_| !file.compressed);
-            let span = Span::new(file.read, end.unwrap_or(file.read));
-            let displaced = record.as_ref().is_some_and(|record| record.at.inode == 0);
-            let reason = if displaced { LossReason::Truncated } else { LossReason::Removed };
-            self.lost.push(LostRange { file: key, span, end_known: end.is_some(), reason });
-            file.read = span.end;
-            file.finished_at = Some(now);
-            if let Some(record) = record {
-                record.complete = true;
-            }
-        }
     }
 
     /// Everything that may have unread bytes, oldest first. Files that are held open but have no name any more are older
@@ -452,6 +412,12 @@ impl<D: Disk> Source<D> {
             }
         }
     }
+}
+
+/// Whether a file whose metadata cannot be read may be there all the same.
+fn hides(error: &io::Error) -> bool {
+    // A name without an operating system's error code is that of something else than a file.
+    error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound
 }
 
 /// What the trailer of a gzip file says about the length of its content, modulo 2^32 (RFC 1952, ISIZE).

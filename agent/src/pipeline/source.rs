@@ -31,7 +31,7 @@ pub(super) struct Tracked<F> {
     pub len: Option<u64>,
     /// The last look at the directory found it.
     pub found: bool,
-    /// Since when it has not been found although bytes of it are missing.
+    /// Since when it has not been found, at no name and without being held open.
     pub missing_since: Option<Instant>,
     /// Read to its end, and a younger file has data: nothing more is expected.
     pub finished_at: Option<Instant>,
@@ -125,6 +125,11 @@ pub(super) struct Source<D: Disk> {
     pub learned_bytes_max: Option<u64>,
     /// The live file could be opened at the last look, and why not.
     pub live_problem: Option<String>,
+    /// The last look saw every name there is: what it did not find is not there. Else permission, or a descriptor, was
+    /// missing, or the directory itself.
+    pub sees_all: bool,
+    /// The checkpoint was damaged, and that has not been reported for this source yet.
+    pub state_lost: bool,
     /// Files that could not be identified yet because their first line is not finished.
     pub embryos: BTreeSet<String>,
 }
@@ -158,6 +163,8 @@ impl<D: Disk> Source<D> {
             lost: Vec::new(),
             learned_bytes_max: None,
             live_problem: None,
+            sees_all: false,
+            state_lost: false,
             embryos: BTreeSet::new(),
             ledger,
         };
@@ -215,6 +222,12 @@ impl<D: Disk> Source<D> {
     pub(super) fn is_settled(&self) -> bool {
         let idle = !self.reading && self.ready.is_empty() && self.framing.is_empty() && self.open.is_none();
         idle && self.again.is_empty() && self.paused.is_none() && self.ledger.entries.is_empty() && self.lost.is_empty()
+    }
+
+    /// Whether nothing can be read for now: what has been read before is not to wait for that.
+    pub(super) fn is_stuck(&self) -> bool {
+        let front = self.queue.front().and_then(|key| self.files.get(key));
+        self.retry_at.is_some() || self.reader.is_none() && front.is_some_and(|file| file.handle.is_none())
     }
 
     /// Whether a file behind the front of the queue has data: then the front will not grow any more, as far as the

@@ -29,12 +29,19 @@ pub struct BlockCutter {
     /// Whether they begin inside a line of which something has been cut off already.
     mid_line: bool,
     line_bytes_max: usize,
+    /// Blocks of several lines are not to be longer than this.
+    lines_bytes_max: usize,
 }
 
 impl BlockCutter {
     /// A cutter for the bytes from `start` on. `mid_line` says that the byte before is there and not a newline.
     pub fn new(start: u64, mid_line: bool, line_bytes_max: usize) -> Self {
-        Self { bytes: Vec::new(), start, mid_line, line_bytes_max }
+        Self { bytes: Vec::new(), start, mid_line, line_bytes_max, lines_bytes_max: usize::MAX }
+    }
+
+    /// The same, for blocks that have no more than one line where they are longer than `bytes`.
+    pub fn with_lines_of(self, bytes: usize) -> Self {
+        Self { lines_bytes_max: bytes, ..self }
     }
 
     /// Offset of the first byte that is not part of a block yet.
@@ -70,7 +77,9 @@ impl BlockCutter {
     fn next_cut(&self, finish: bool) -> Option<(usize, Shape)> {
         let bytes = &self.bytes[..];
         let first = !self.mid_line;
-        let newline = if first { memchr::memrchr(b'\n', bytes) } else { memchr::memchr(b'\n', bytes) };
+        let few = &bytes[..bytes.len().min(self.lines_bytes_max)];
+        let last = first.then(|| memchr::memrchr(b'\n', few)).flatten();
+        let newline = last.or_else(|| memchr::memchr(b'\n', bytes));
         match newline {
             Some(at) if first => Some((at + 1, Shape::Lines)),
             Some(at) => Some((at + 1, Shape::Piece(Piece { first, last: true }))),
@@ -141,6 +150,17 @@ mod tests {
         assert!(cutter.cut(false, Vec::new).is_none());
         cutter.bytes.extend_from_slice(b"ee\n");
         assert_eq!(cutter.cut(false, Vec::new).unwrap().span, Span::new(108, 114));
+    }
+
+    // Fails if a range that is to be divided comes as one block although it has several lines.
+    #[test]
+    fn blocks_of_a_part_have_few_lines_or_one() {
+        for (data, spans) in [("aaaaaaaa\nb\n", [(0, 9), (9, 11)]), ("a\nbbbbbbbb\n", [(0, 2), (2, 11)])] {
+            let mut cutter = BlockCutter::new(0, false, 1000).with_lines_of(5);
+            cutter.bytes.extend_from_slice(data.as_bytes());
+            let blocks: Vec<_> = std::iter::from_fn(|| cutter.cut(false, Vec::new)).collect();
+            assert_eq!(blocks.iter().map(|block| (block.span.start, block.span.end)).collect::<Vec<_>>(), spans);
+        }
     }
 
     // Fails if an event behind a hole longer than a line may be is cut in two.
