@@ -11,7 +11,7 @@ use crate::limits::{BLOCK_BYTES, PAGE_BYTES, RING_BUFFER_BYTES, RING_BUFFERS, TA
 use crate::manifest::Encoding;
 
 /// Code, event loop, metrics, root certificates, what is known of the files, and the checkpoint while it is written.
-const PROCESS_BYTES: usize = 14 << 20;
+const PROCESS_BYTES: usize = 20 << 20;
 
 /// Send and receive buffers of one request, TLS included.
 const REQUEST_BYTES: usize = 512 << 10;
@@ -21,6 +21,12 @@ const THREAD_BYTES: usize = 2 << 20;
 
 /// Bytes that checking a line takes for each of its bytes, at most.
 const TAPE_FACTOR: usize = 17;
+
+/// A buffer that grows beyond its pooled size is doubled; while it is copied, there are the old one and the new.
+const GROWTH_FACTOR: usize = 3;
+
+/// Bytes that a wrapped malformed line takes for each of its bytes, at most.
+const WRAP_FACTOR: usize = 2;
 
 /// A bound on memory, and what it is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -69,9 +75,11 @@ pub(super) fn estimate(config: &Config, logs: usize, uring: bool) -> Memory {
         Part { what: "process", bytes: PROCESS_BYTES },
     ];
     let line = config.source.max_event_bytes;
-    // In framing there is no more than the body pool has pages for.
+    let reading = logs * line * GROWTH_FACTOR;
+    // There is no more in framing than the body pool has pages for, or one line. A thread either checks or wraps.
     let in_framing = limits.body_pool_bytes.max(line);
-    let large_events_bytes = logs * line + in_framing + threads * TAPE_FACTOR * TAPE_LINE_BYTES_MAX;
+    let scratch = (in_framing * WRAP_FACTOR).max(threads * TAPE_LINE_BYTES_MAX * TAPE_FACTOR);
+    let large_events_bytes = reading + in_framing + scratch;
     Memory { ordinary_bytes: parts.iter().map(|part| part.bytes).sum(), large_events_bytes, parts }
 }
 
