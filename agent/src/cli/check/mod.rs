@@ -1,6 +1,6 @@
 //! `auditail check`: the configuration that holds, what the environment allows, and what would go wrong.
 //!
-//! Small functions look at one thing each and give [`report::Check`]s; [`render`] turns them into text. Nothing is changed
+//! Small functions look at one thing each and give a `Check`; `render` turns them into text. Nothing is changed
 //! and nobody is disturbed: it may run beside the agent at any time.
 
 mod checkpoint;
