@@ -1,7 +1,7 @@
 //! What `run`, `ship` and `check` have in common: from a configuration to the parts of a pipeline.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -40,6 +40,31 @@ pub fn lock_state(directory: &Path) -> Result<StateLock, Failure> {
             ),
         }),
         Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Who holds the state directory, as far as is known; `None` where nobody does or there is no lock yet.
+///
+/// Takes a shared lock for the instant of asking, so that two who ask do not take each other for an agent.
+///
+/// # Errors
+/// Where the lock cannot be opened or asked for.
+pub fn lock_holder(directory: &Path) -> io::Result<Option<String>> {
+    /// Much longer than any process id.
+    const HOLDER_BYTES_MAX: u64 = 20;
+    let file = match File::open(directory.join(LOCK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let read = file.take(HOLDER_BYTES_MAX).read_to_string(&mut text);
+            let process = read.ok().and_then(|_| text.trim().parse::<u32>().ok());
+            Ok(Some(process.map_or("process unknown".to_owned(), |id| format!("process {id}"))))
+        }
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
