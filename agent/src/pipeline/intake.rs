@@ -222,6 +222,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
                 file.len = file.len.max(Some(reader.end()));
             }
             source.finish_front(now);
+            // Nothing more is to be waited for that the chunk could take.
+            source.due |= once;
             self.state.changed(now);
         } else {
             // What the writer wrote before it turned to the next file is all there once the next file has data: one

@@ -217,6 +217,16 @@ impl<D: Disk> Source<D> {
         idle && self.again.is_empty() && self.paused.is_none() && self.ledger.entries.is_empty() && self.lost.is_empty()
     }
 
+    /// Whether a file that is delivered once has been looked at, and is delivered or reported lost to its end.
+    pub(super) fn is_finished(&self) -> bool {
+        !self.seen.is_empty() && self.queue.is_empty() && self.embryos.is_empty() && self.is_settled()
+    }
+
+    /// Closes what is open.
+    pub(super) fn close_files(&mut self) {
+        self.files.values_mut().for_each(|file| file.handle = None);
+    }
+
     /// Whether a file behind the front of the queue has data: then the front will not grow any more, as far as the
     /// way in which logs are rotated tells.
     pub(super) fn successor_has_data(&self) -> bool {
