@@ -338,8 +338,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
 
     fn is_done(&self) -> bool {
         let ends = self.stop_by.is_some() || self.mode != Mode::Follow;
-        let exhausted =
-            |source: &Source<D>| self.stop_by.is_some() || source.queue.is_empty() && source.embryos.is_empty();
+        let exhausted = |source: &Source<D>| self.stop_by.is_some() || source.is_exhausted();
         let taken_up = self.stop_by.is_some() || self.waiting.is_empty();
         ends && taken_up
             && self.outbox.is_empty()

@@ -219,7 +219,13 @@ impl<D: Disk> Source<D> {
 
     /// Whether a file that is delivered once has been looked at, and is delivered or reported lost to its end.
     pub(super) fn is_finished(&self) -> bool {
-        !self.seen.is_empty() && self.queue.is_empty() && self.embryos.is_empty() && self.is_settled()
+        (!self.seen.is_empty() || self.live_problem.is_some()) && self.is_exhausted() && self.is_settled()
+    }
+
+    /// Whether nothing is left to read, nor to wait for because it may come back.
+    pub(super) fn is_exhausted(&self) -> bool {
+        let missing = self.files.values().any(|file| file.missing_since.is_some() && file.finished_at.is_none());
+        self.queue.is_empty() && self.embryos.is_empty() && !missing
     }
 
     /// Closes what is open.
