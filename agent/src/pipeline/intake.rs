@@ -268,6 +268,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         self.cut(index, &mut reader, true);
         let (end, file, purpose) = (reader.start(), reader.file, reader.purpose);
         self.park(&mut reader);
+        let once = self.is_once();
         let source = &mut self.sources[index];
         match purpose {
             Purpose::Again { sequence, span, .. } => {
@@ -277,6 +278,10 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             Purpose::Next => {
                 let span = Span::new(end, end);
                 source.lost.push(LostRange { file, span, end_known: false, reason: LossReason::CorruptGzip });
+                if let Some(file) = source.files.get_mut(&file) {
+                    // A backup on a node stays as it is; a copy that was shipped may be replaced by a whole one.
+                    file.try_again = once;
+                }
                 source.finish_front(now);
             }
         }

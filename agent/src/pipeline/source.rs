@@ -37,6 +37,8 @@ pub(super) struct Tracked<F> {
     pub finished_at: Option<Instant>,
     /// The end was reached after a younger file was seen to have data.
     pub end_confirmed: bool,
+    /// The end was reached, and is to be looked for again by the next run: something whole may have taken its place.
+    pub try_again: bool,
     /// How often a `.gz` has ended before its stream did.
     pub gzip_tries: u32,
     /// Why it cannot be opened or read, as told to the operator already.
@@ -56,6 +58,7 @@ impl<F> Tracked<F> {
             missing_since: None,
             finished_at: None,
             end_confirmed: false,
+            try_again: false,
             gzip_tries: 0,
             complaint: None,
         }
@@ -254,6 +257,7 @@ impl<D: Disk> Source<D> {
     pub(super) fn note_complete(&mut self) {
         for (key, file) in &self.files {
             if file.finished_at.is_some()
+                && !file.try_again
                 && let Some(record) = self.ledger.files.get_mut(key)
                 && record.delivered >= file.read
             {
