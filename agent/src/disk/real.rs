@@ -63,8 +63,8 @@ impl Disk for RealDisk {
     }
 
     async fn read_at(&self, log: &LogFile, offset: u64, max: usize, mut into: Vec<u8>) -> (Vec<u8>, io::Result<usize>) {
-        if let (Some(ring), Some(file)) = (&self.ring, &log.ring) {
-            return ring.read_at(file, offset, max, into).await;
+        if let (Some(buffer), Some(file)) = (self.ring.as_ref().and_then(Ring::buffer), &log.ring) {
+            return file.read_at(buffer, offset, max, into).await;
         }
         let filled = into.len();
         into.resize(filled + max, 0);
@@ -179,6 +179,27 @@ mod tests {
         replace(&path, &[Bytes::from_static(b"ne"), Bytes::from_static(b"w")]).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    // Fails if a read waits for a buffer that is given back only when this read is done: the agent would stand still.
+    #[test]
+    fn reads_go_on_when_every_ring_buffer_is_taken() {
+        use crate::disk::uring::Runtime;
+        let Ok(runtime) = Runtime::with_uring() else {
+            println!("skipped: this kernel refuses io_uring");
+            return;
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.log");
+        fs::write(&path, b"0123456789").unwrap();
+        runtime.block_on(async {
+            let ring = Ring::register().unwrap();
+            let taken: Vec<_> = std::iter::from_fn(|| ring.buffer()).collect();
+            let disk = RealDisk::new(directory.path().into(), Some(ring));
+            let file = disk.open(&path).unwrap();
+            let (bytes, result) = disk.read_at(&file, 0, 100, Vec::new()).await;
+            assert_eq!((&bytes[..], result.unwrap(), taken.len()), (&b"0123456789"[..], 10, limits::RING_BUFFERS));
+        });
     }
 
     // Fails if pread stops short of what is there, or reports bytes it did not append.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 
 use tokio_uring::buf::BoundedBuf;
-use tokio_uring::buf::fixed::FixedBufPool;
+use tokio_uring::buf::fixed::{FixedBuf, FixedBufPool};
 
 use crate::limits::{RING_BUFFER_BYTES, RING_BUFFERS};
 
@@ -80,16 +80,22 @@ impl Ring {
         Ok(Self { buffers })
     }
 
+    /// A free read buffer, if there is one. Waiting for one could be for ever: who holds it may be waiting for us.
+    pub fn buffer(&self) -> Option<FixedBuf> {
+        self.buffers.try_next(RING_BUFFER_BYTES)
+    }
+}
+
+impl RingFile {
     /// Reads at most `max` bytes at `offset` and appends them to `into`.
     pub async fn read_at(
         &self,
-        file: &RingFile,
+        buffer: FixedBuf,
         offset: u64,
         max: usize,
         mut into: Vec<u8>,
     ) -> (Vec<u8>, io::Result<usize>) {
-        let buffer = self.buffers.next(RING_BUFFER_BYTES).await;
-        let (result, slice) = file.0.read_fixed_at(buffer.slice(..max.min(RING_BUFFER_BYTES)), offset).await;
+        let (result, slice) = self.0.read_fixed_at(buffer.slice(..max.min(RING_BUFFER_BYTES)), offset).await;
         if let Ok(read) = result {
             // The bytes are in the cache of this core: the copy that makes the block a plain buffer, which may move to
             // another thread, costs little.
@@ -119,7 +125,8 @@ mod tests {
             let (ring, ring_file) = (Ring::register().unwrap(), RingFile::new(&file).unwrap());
             let mut bytes = Vec::new();
             loop {
-                let (grown, read) = ring.read_at(&ring_file, bytes.len() as u64, usize::MAX, bytes).await;
+                let (grown, read) =
+                    ring_file.read_at(ring.buffer().unwrap(), bytes.len() as u64, usize::MAX, bytes).await;
                 bytes = grown;
                 if read.unwrap() == 0 {
                     break;
