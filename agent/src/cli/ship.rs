@@ -153,7 +153,7 @@ async fn ship_aside(
     Ok(left == 0)
 }
 
-/// Delivers files; says whether all of all of them are delivered.
+/// Delivers files; says whether all of them are delivered.
 async fn ship_files(
     config: Config,
     files: &[LogFile],
@@ -189,7 +189,7 @@ async fn ship_files(
     }
     display.end();
     let after = setup::recover(&disk, &cluster).await?.checkpoint.sources;
-    Ok(conclude(files, &before, &after, &progress, &state, display)? && !interrupted.get())
+    conclude(files, &before, &after, &progress, &state, display, interrupted.get())
 }
 
 /// Tells what the run came to; says whether everything is delivered.
@@ -200,12 +200,16 @@ fn conclude(
     progress: &Progress,
     state: &Path,
     display: &Display,
+    interrupted: bool,
 ) -> Result<bool, Failure> {
     let (mut already, mut incomplete) = (0, 0);
     for file in files {
         let source = file.source();
         if !after.get(&source).is_some_and(is_complete) {
             incomplete += 1;
+            if interrupted {
+                continue;
+            }
             display.say(format_args!("{source}: not delivered to its end"));
         } else if before.get(&source).is_some_and(is_complete)
             && before.get(&source).map(|ledger| ledger.committed) == after.get(&source).map(|ledger| ledger.committed)
