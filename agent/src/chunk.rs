@@ -17,9 +17,9 @@ pub enum CloseReason {
     BodyLimit,
     /// The pool has no room for another block.
     Memory,
-    /// The next bytes belong to another file, or do not follow.
+    /// The next bytes belong to another file, or do not follow, or `ship` has reached the end.
     FileEnd,
-    /// The agent is stopping, or `ship` has reached the end.
+    /// The agent is stopping.
     Shutdown,
     /// The range was fixed earlier.
     Decided,

@@ -4,11 +4,19 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use super::Failure;
-use crate::config::ReadRung;
+use super::run::USER_AGENT;
+use crate::config::{Config, DestinationConfig, ReadRung};
+use crate::disk::real::RealDisk;
 use crate::disk::uring::{Ring, Runtime};
+use crate::observe::http::Health;
+use crate::pipeline::state::{self, Recovered};
+use crate::pipeline::{Mode, Parts, Pipeline};
 use crate::rung::Rung;
+use crate::upload::http::HttpDestination;
+use crate::watch::Watcher;
 
 /// Name of the lock in the state directory.
 const LOCK: &str = "lock";
@@ -90,6 +98,39 @@ pub fn start_runtime(wanted: ReadRung) -> Result<(Runtime, Option<Ring>, Rung), 
         Err(error) if wanted == ReadRung::Auto => plain(format!("io_uring is not available: {error}")),
         Err(error) => Err(Failure::machine("source.read is set to uring, and io_uring is not available", error)),
     }
+}
+
+/// What is remembered in the state directory.
+///
+/// # Errors
+/// Where it cannot be read, or is not ours to use.
+pub async fn recover(disk: &RealDisk, cluster_id: &str) -> Result<Recovered, Failure> {
+    state::recover(disk, cluster_id).await.map_err(|error| Failure { code: 1, message: error.to_string() })
+}
+
+/// The configured destination.
+///
+/// # Errors
+/// Where it cannot be set up as configured.
+pub fn destination(config: &DestinationConfig) -> Result<HttpDestination, Failure> {
+    HttpDestination::new(config, USER_AGENT).map_err(Failure::usage)
+}
+
+/// A pipeline from files to the configured destination.
+///
+/// # Errors
+/// Where the destination cannot be set up as configured, or framing threads cannot be started.
+pub fn pipeline(
+    config: Config,
+    mode: Mode,
+    disk: Rc<RealDisk>,
+    watcher: Watcher,
+    health: Health,
+    recovered: Recovered,
+) -> Result<Pipeline<RealDisk, HttpDestination>, Failure> {
+    let destination = Rc::new(destination(&config.destination)?);
+    Pipeline::new(config, mode, Parts { disk, destination, watcher, health, recovered })
+        .map_err(|error| Failure::machine("cannot start framing threads", error))
 }
 
 /// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once; that loses nothing, as any crash.

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::delivery::Outgoing;
 use super::framing::give_up;
 use super::source::{LostRange, Source};
-use super::{Pipeline, report};
+use super::{Mode, Pipeline, report};
 use crate::chunk::{CloseReason, OpenChunk, Purpose};
 use crate::compress::{BodyBuilder, Compressor, worst_case_pages};
 use crate::disk::Disk;
@@ -48,7 +48,11 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             // A range that was decided is sent whole or not at all; the next start reads it again.
             source.open = None;
         } else if source.open.is_some() {
-            let reason = if stopping { CloseReason::Shutdown } else { CloseReason::Age };
+            let reason = match (stopping, &self.mode) {
+                (true, _) => CloseReason::Shutdown,
+                (false, Mode::Once(_)) if source.queue.is_empty() => CloseReason::FileEnd,
+                (false, _) => CloseReason::Age,
+            };
             self.close(index, reason, now);
         }
         let source = &mut self.sources[index];

@@ -81,7 +81,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             End::Delivered => {
                 source.ledger.settle(sequence, id, State::Delivered);
                 report::delivered(&delivery, latency(oldest_event_us));
-                self.progress.delivered(span.len(), delivery.manifest.events);
+                self.progress.delivered(&delivery.manifest);
                 self.state.changed(now);
             }
             End::TooLarge => {

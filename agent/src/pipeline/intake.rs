@@ -236,6 +236,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
                 file.len = file.len.max(Some(reader.end()));
             }
             source.finish_front(now);
+            // Nothing more is to be waited for that the chunk could take.
+            source.due |= once;
             self.state.changed(now);
         } else {
             // What the writer wrote before it turned to the next file is all there once the next file has data: one
@@ -282,6 +284,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         self.cut(index, &mut reader, true);
         let (end, file, purpose) = (reader.start(), reader.file, reader.purpose);
         self.park(&mut reader);
+        let once = self.is_once();
         let source = &mut self.sources[index];
         match purpose {
             Purpose::Again { sequence, span, .. } => {
@@ -291,6 +294,10 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             Purpose::Next => {
                 let span = Span::new(end, end);
                 source.lost.push(LostRange { file, span, end_known: false, reason: LossReason::CorruptGzip });
+                if let Some(file) = source.files.get_mut(&file) {
+                    // A backup on a node stays as it is; a copy that was shipped may be replaced by a whole one.
+                    file.try_again = once;
+                }
                 source.finish_front(now);
             }
         }

@@ -33,7 +33,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, StartAt};
 use crate::disk::Disk;
 use crate::ledger::Ledger;
-use crate::limits::{BLOCK_BYTES, PAGE_BYTES, SOURCES_MAX};
+use crate::limits::{BLOCK_BYTES, ONCE_FILES_MAX, PAGE_BYTES, SOURCES_MAX};
 use crate::observe::http::Health;
 use crate::pool::PagePool;
 use crate::types::StreamId;
@@ -77,6 +77,8 @@ const SCAN_PAUSE: Duration = Duration::from_millis(100);
 pub struct Pipeline<D: Disk, T: Destination> {
     config: Rc<Config>,
     mode: Mode,
+    /// Files of [`Mode::Once`] that have not been taken up.
+    waiting: VecDeque<PathBuf>,
     disk: Rc<D>,
     destination: Rc<T>,
     watcher: Watcher,
@@ -143,12 +145,17 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let blocks = config.limits.workers * 2 + 2;
         let start_at = if first_start && mode == Mode::Follow { config.source.start_at } else { StartAt::Beginning };
         let state = StateKeeper::new(parts.disk.clone());
+        let waiting = match &mode {
+            Mode::Follow => VecDeque::new(),
+            Mode::Once(files) => files.iter().cloned().collect(),
+        };
         Ok(Self {
             framing: Framing::start(config.limits.workers, blocks, config.chunk.encoding, config.chunk.level)?,
             pool: PagePool::new(config.limits.body_pool_bytes / PAGE_BYTES),
             buffers: (0..blocks).map(|_| Vec::with_capacity(BLOCK_BYTES)).collect(),
             config: Rc::new(config),
             mode,
+            waiting,
             disk: parts.disk,
             destination: parts.destination,
             watcher: parts.watcher,
@@ -186,7 +193,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         loop {
             let now = Instant::now();
             self.health.beat();
-            if self.scan_due() <= now {
+            if self.scan_due() <= now || self.room_for_files() > 0 {
                 self.scan(now).await;
             }
             self.advance(now);
@@ -272,7 +279,12 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let mut directories = self.find_sources();
         let disk = self.disk.clone();
         let moment = Moment { now, wall_ns: disk.wall_ns(), start_at: self.start_at };
+        let once = self.mode != Mode::Follow;
         for source in &mut self.sources {
+            if once && source.is_finished() {
+                source.close_files();
+                continue;
+            }
             let problem = source.live_problem.clone();
             let found = source.scan(&*disk, moment).await;
             self.next_scan = found.again_in.map_or(self.next_scan, |pause| self.next_scan.min(now + pause));
@@ -298,13 +310,14 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     }
 
     fn find_sources(&mut self) -> std::collections::BTreeSet<PathBuf> {
-        let found = match &self.mode {
-            Mode::Once(files) => {
-                discover::Found { logs: files.iter().cloned().collect(), directories: Default::default() }
+        let (logs, directories): (Vec<PathBuf>, _) = match self.mode {
+            Mode::Once(_) => (self.waiting.drain(..self.room_for_files()).collect(), Default::default()),
+            Mode::Follow => {
+                let found = discover::discover(&*self.disk, &self.config.source.paths);
+                (found.logs.into_iter().collect(), found.directories)
             }
-            Mode::Follow => discover::discover(&*self.disk, &self.config.source.paths),
         };
-        for path in found.logs {
+        for path in logs {
             let name = path.to_string_lossy().into_owned();
             if self.sources.iter().any(|source| source.name == name) {
                 continue;
@@ -323,14 +336,25 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             self.sources.push(source);
             self.resend_losses(self.sources.len() - 1);
         }
-        found.directories
+        directories
+    }
+
+    /// How many waiting files can be taken up: each one under way holds a buffer and an open chunk. They are taken up
+    /// several at a time, because each time all that are under way are looked at again.
+    fn room_for_files(&self) -> usize {
+        if self.waiting.is_empty() || self.stop_by.is_some() {
+            return 0;
+        }
+        let under_way = self.sources.iter().filter(|source| !source.is_finished()).count();
+        if under_way > ONCE_FILES_MAX / 2 { 0 } else { self.waiting.len().min(ONCE_FILES_MAX - under_way) }
     }
 
     fn is_done(&self) -> bool {
         let ends = self.stop_by.is_some() || self.mode != Mode::Follow;
-        let exhausted =
-            |source: &Source<D>| self.stop_by.is_some() || source.queue.is_empty() && source.embryos.is_empty();
-        ends && self.outbox.is_empty()
+        let exhausted = |source: &Source<D>| self.stop_by.is_some() || source.is_exhausted();
+        let taken_up = self.stop_by.is_some() || self.waiting.is_empty();
+        ends && taken_up
+            && self.outbox.is_empty()
             && self.uploads.is_empty()
             && self.sources.iter().all(|source| source.is_settled() && exhausted(source))
     }

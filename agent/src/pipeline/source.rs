@@ -37,6 +37,8 @@ pub(super) struct Tracked<F> {
     pub finished_at: Option<Instant>,
     /// The end was reached after a younger file was seen to have data.
     pub end_confirmed: bool,
+    /// The end was reached, and is to be looked for again by the next run: something whole may have taken its place.
+    pub try_again: bool,
     /// How often a `.gz` has ended before its stream did.
     pub gzip_tries: u32,
     /// Why it cannot be opened or read, as told to the operator already.
@@ -56,6 +58,7 @@ impl<F> Tracked<F> {
             missing_since: None,
             finished_at: None,
             end_confirmed: false,
+            try_again: false,
             gzip_tries: 0,
             complaint: None,
         }
@@ -230,6 +233,22 @@ impl<D: Disk> Source<D> {
         self.retry_at.is_some() || self.reader.is_none() && front.is_some_and(|file| file.handle.is_none())
     }
 
+    /// Whether a file that is delivered once has been looked at, and is delivered or reported lost to its end.
+    pub(super) fn is_finished(&self) -> bool {
+        (!self.seen.is_empty() || self.live_problem.is_some()) && self.is_exhausted() && self.is_settled()
+    }
+
+    /// Whether nothing is left to read, nor to wait for because it may come back.
+    pub(super) fn is_exhausted(&self) -> bool {
+        let missing = self.files.values().any(|file| file.missing_since.is_some() && file.finished_at.is_none());
+        self.queue.is_empty() && self.embryos.is_empty() && !missing
+    }
+
+    /// Closes what is open.
+    pub(super) fn close_files(&mut self) {
+        self.files.values_mut().for_each(|file| file.handle = None);
+    }
+
     /// Whether a file behind the front of the queue has data: then the front will not grow any more, as far as the
     /// way in which logs are rotated tells.
     pub(super) fn successor_has_data(&self) -> bool {
@@ -251,6 +270,7 @@ impl<D: Disk> Source<D> {
     pub(super) fn note_complete(&mut self) {
         for (key, file) in &self.files {
             if file.finished_at.is_some()
+                && !file.try_again
                 && let Some(record) = self.ledger.files.get_mut(key)
                 && record.delivered >= file.read
             {

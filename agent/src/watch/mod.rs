@@ -35,6 +35,11 @@ pub enum Watcher {
 }
 
 impl Watcher {
+    /// A watcher that looks so often.
+    pub fn poll(interval: Duration) -> Self {
+        Self::Poll(interval, Cell::new(Instant::now()))
+    }
+
     /// The best rung that works for these directories, or the one that was asked for.
     ///
     /// # Errors
@@ -44,8 +49,7 @@ impl Watcher {
         directories: &BTreeSet<PathBuf>,
         poll_interval: Duration,
     ) -> io::Result<(Self, Rung)> {
-        let poll =
-            |why: String| (Self::Poll(poll_interval, Cell::new(Instant::now())), Rung::below("poll", "inotify", why));
+        let poll = |why: String| (Self::poll(poll_interval), Rung::below("poll", "inotify", why));
         if wanted == WatchRung::Poll {
             return Ok(poll("source.watch is set to poll".into()));
         }

@@ -89,7 +89,10 @@ impl World {
         let agent = tokio::task::spawn_local(async move {
             let config = configuration(&settings);
             let recovered = recover(&*disk, "sim").await.expect("a state the agent wrote itself");
-            let watcher = Watcher::choose(WatchRung::Poll, &Default::default(), Duration::from_millis(settings.poll_ms)).expect("polling").0;
+            let watcher =
+                Watcher::choose(WatchRung::Poll, &Default::default(), Duration::from_millis(settings.poll_ms))
+                    .expect("polling")
+                    .0;
             let parts = Parts { disk, destination, watcher, health: Health::new(Duration::from_secs(60)), recovered };
             let mut pipeline = Pipeline::new(config, Mode::Follow, parts).expect("a pipeline");
             pipeline.run(async move { stopped.notified().await }).await;
