@@ -20,7 +20,7 @@ use crate::disk::{Disk, Stat};
 use crate::ledger::{FileKey, FileRecord};
 use crate::limits::{FILES_PER_SOURCE_MAX, FINGERPRINT_BYTES_MAX, OPEN_FILES_PER_SOURCE_MAX};
 use crate::record::LossReason;
-use crate::source::matching::{Known, Location, Match, recognise};
+use crate::source::matching::{Known, Location, Match, STRONG_FINGERPRINT_BYTES, recognise};
 use crate::source::name::{Order, Sibling, classify};
 use crate::types::{FileId, Fingerprint, Span};
 
@@ -74,6 +74,7 @@ impl<D: Disk> Source<D> {
         let (first_look, files_before) = (self.seen.is_empty(), self.files.len());
         let candidates = self.candidates(disk);
         self.files.values_mut().for_each(|file| file.found = false);
+        self.complete_fingerprints(disk).await;
         for candidate in &candidates {
             self.place(disk, candidate, moment, &mut report).await;
         }
@@ -90,6 +91,21 @@ impl<D: Disk> Source<D> {
             report.again_in = Some(report.again_in.map_or(MISSING_PATIENCE, |at| at.min(MISSING_PATIENCE)));
         }
         report
+    }
+
+    /// A file that was empty when it was first seen could have been filled, rotated and compressed since: only its own
+    /// first line tells that the `.gz` is not another file. Runs behind the listing, so that what is listed is known.
+    async fn complete_fingerprints(&mut self, disk: &D) {
+        for (key, file) in &self.files {
+            let Some(record) = self.ledger.files.get_mut(key) else { continue };
+            let Some(handle) = file.handle.as_ref().filter(|_| file.read == 0) else { continue };
+            if record.id.fingerprint.len < STRONG_FINGERPRINT_BYTES
+                && let Ok((prefix, _)) = read_prefix(disk, &**handle, file.compressed, FINGERPRINT_BYTES_MAX).await
+                && record.id.fingerprint.matches(&prefix)
+            {
+                record.id.fingerprint = Fingerprint::of(&prefix);
+            }
+        }
     }
 
     /// The files of the source, those whose place is known first, then oldest first. A `.gz` is not looked at while
