@@ -8,4 +8,7 @@
 
 mod support;
 
+mod crash;
+mod destination;
+mod downtime;
 mod rotation;

@@ -6,7 +6,7 @@ pub mod site;
 
 pub use log::Log;
 pub use process::Process;
-pub use site::{Agent, Site, Verified};
+pub use site::{Agent, Site, text};
 
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};

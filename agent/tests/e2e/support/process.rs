@@ -32,7 +32,8 @@ impl Process {
             .spawn()
             .unwrap();
         let lines = Arc::default();
-        let readers = vec![collect(child.stdout.take().unwrap(), &lines), collect(child.stderr.take().unwrap(), &lines)];
+        let readers =
+            vec![collect(child.stdout.take().unwrap(), &lines), collect(child.stderr.take().unwrap(), &lines)];
         Self { name, child, lines, readers }
     }
 

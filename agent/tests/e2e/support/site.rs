@@ -164,7 +164,8 @@ impl Drop for Site {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let list = Command::new("ls").args(["-lni", "--time-style=full-iso", text(&self.path("log"))]).output();
-            let list = list.map_or_else(|error| error.to_string(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
+            let list =
+                list.map_or_else(|error| error.to_string(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
             let checkpoint = fs::read_to_string(self.path("state/checkpoint")).unwrap_or_default();
             let _ = writeln!(std::io::stderr(), "--- {list}\n{checkpoint}");
         }
