@@ -36,18 +36,22 @@ pub(super) struct ReadDone<F> {
 }
 
 impl<D: Disk, T: Destination> Pipeline<D, T> {
-    /// Looks how much has been written to the files that are being read.
+    /// Looks how much has been written to the files that are being read, or will be: that the next one has data tells
+    /// that the one before it is finished.
     pub(super) fn look(&mut self) {
         for source in &mut self.sources {
-            let Some(file) = source.queue.front().and_then(|key| source.files.get_mut(key)) else { continue };
-            let Some(stat) = file.handle.as_ref().and_then(|handle| self.disk.stat(handle).ok()) else { continue };
-            let known = source.reader.as_ref().map_or(file.read, Reader::end);
-            if !file.compressed && stat.len < known {
-                // Emptied: which file this is now, the next look at the directory finds out.
-                self.next_scan = Instant::now();
+            let front_end = source.reader.as_ref().map(Reader::end);
+            for (at, key) in source.queue.iter().enumerate() {
+                let Some(file) = source.files.get_mut(key) else { continue };
+                let Some(stat) = file.handle.as_ref().and_then(|handle| self.disk.stat(handle).ok()) else { continue };
+                let known = front_end.filter(|_| at == 0).unwrap_or(file.read);
+                if !file.compressed && stat.len < known {
+                    // Emptied: which file this is now, the next look at the directory finds out.
+                    self.next_scan = Instant::now();
+                }
+                source.drained &= file.len == Some(stat.len);
+                file.len = Some(stat.len);
             }
-            source.drained &= file.len == Some(stat.len);
-            file.len = Some(stat.len);
         }
     }
 
@@ -373,11 +377,11 @@ impl<D: Disk> Source<D> {
     }
 
     /// Whether the next read is worth its wake-up: of a file that is still being written, only when a block's worth has
-    /// gathered or the chunk is due.
+    /// gathered or the chunk is due; of one that has been read to its end, only when something has changed since.
     fn wants_read(&self, live: bool) -> bool {
         let Some(file) = self.queue.front().and_then(|key| self.files.get(key)) else { return false };
         if !live {
-            return true;
+            return !self.drained;
         }
         let end = self.reader.as_ref().or(self.paused.as_ref()).map_or(file.read, Reader::end);
         let unread = file.len.unwrap_or(0).saturating_sub(end);
