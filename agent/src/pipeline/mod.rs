@@ -283,6 +283,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         if let Err(error) = self.watcher.watch(Targets { directories, prefixes, files }) {
             tracing::warn!(%error, "not everything can be watched; the rest is looked at every rescan_interval");
         }
+        // What was written before the watch was set wakes nobody.
+        self.look();
     }
 
     fn find_sources(&mut self) -> std::collections::BTreeSet<PathBuf> {

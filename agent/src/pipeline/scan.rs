@@ -55,6 +55,15 @@ struct Candidate {
     at: Location,
 }
 
+/// How a file that is taken up begins.
+#[derive(Clone, Copy)]
+struct Begin {
+    /// Offset of the first byte that is read.
+    start: u64,
+    /// Its place was that of a file that was emptied or replaced.
+    emptied: bool,
+}
+
 /// What the caller knows about the moment of the look.
 #[derive(Clone, Copy)]
 pub(super) struct Moment {
@@ -167,7 +176,8 @@ impl<D: Disk> Source<D> {
             Match::Same(key) => {
                 if self.is_truncated(key, candidate) {
                     self.displace(key, report);
-                    return self.adopt(candidate, handle, &prefix, all, moment, None).await;
+                    let begin = Begin { start: 0, emptied: true };
+                    return self.adopt(candidate, handle, (&prefix, all), moment, begin);
                 }
                 self.found(key, candidate, moment.now);
                 self.hold(key, handle);
@@ -177,12 +187,14 @@ impl<D: Disk> Source<D> {
             Match::Replaced(key) => {
                 let hole = self.hole_before(disk, &handle, key, candidate).await;
                 self.displace(key, report);
-                self.adopt(candidate, handle, &prefix, all, moment, hole).await;
+                let begin = Begin { start: hole.unwrap_or(0), emptied: true };
+                self.adopt(candidate, handle, (&prefix, all), moment, begin);
             }
             Match::New => {
                 let at_end = moment.start_at == StartAt::End;
                 let start = if at_end { self.last_line_start(disk, &handle, candidate).await } else { None };
-                self.adopt(candidate, handle, &prefix, all, moment, start).await;
+                let begin = Begin { start: start.unwrap_or(0), emptied: false };
+                self.adopt(candidate, handle, (&prefix, all), moment, begin);
             }
         }
     }
@@ -300,15 +312,14 @@ impl<D: Disk> Source<D> {
         tracing::warn!(source = self.name, file = self.path_of(key), "the log was emptied or replaced in place");
     }
 
-    /// Takes a file up that was never seen, to be read from `start` on.
-    async fn adopt(
+    /// Takes a file up that was never seen.
+    fn adopt(
         &mut self,
         candidate: &Candidate,
         handle: D::File,
-        prefix: &[u8],
-        all: bool,
+        (prefix, all): (&[u8], bool),
         moment: Moment,
-        start: Option<u64>,
+        Begin { start, emptied }: Begin,
     ) {
         let fingerprint = Fingerprint::of(prefix);
         let live = candidate.sibling.order == Order::Live;
@@ -324,9 +335,10 @@ impl<D: Disk> Source<D> {
             return;
         }
         let Candidate { at, sibling, stat, name } = candidate;
-        let id = FileId { device: at.device, inode: at.inode, birth_ns: at.birth_ns, fingerprint };
+        // A file that was emptied is born again: what it held before, perhaps from the same first bytes on, is another file.
+        let birth_ns = if emptied { moment.wall_ns } else { at.birth_ns };
+        let id = FileId { device: at.device, inode: at.inode, birth_ns, fingerprint };
         let skipped = moment.start_at == StartAt::End && sibling.compressed;
-        let start = start.unwrap_or(0);
         let record = FileRecord { id, at: *at, name: name.clone(), delivered: start, complete: skipped };
         let key = self.ledger.add_file(record);
         let mut file = Tracked::new(sibling.order, sibling.compressed, start);

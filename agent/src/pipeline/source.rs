@@ -37,6 +37,8 @@ pub(super) struct Tracked<F> {
     pub finished_at: Option<Instant>,
     /// The end was reached after a younger file was seen to have data.
     pub end_confirmed: bool,
+    /// The directory has been looked at since the file had its first bytes.
+    pub begun: bool,
     /// How often a `.gz` has ended before its stream did.
     pub gzip_tries: u32,
     /// Why it cannot be opened or read, as told to the operator already.
@@ -56,6 +58,7 @@ impl<F> Tracked<F> {
             missing_since: None,
             finished_at: None,
             end_confirmed: false,
+            begun: false,
             gzip_tries: 0,
             complaint: None,
         }

@@ -1,11 +1,12 @@
 //! A place with a log, a state directory and an archive; agents and receivers to run in it.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use auditail_bench::compare::compare;
 use serde_json::Value;
@@ -16,6 +17,9 @@ use super::{Log, Process, until};
 
 /// What receivers ask for and agents show.
 pub const TOKEN: &str = "a-token-of-these-tests";
+
+/// How long the agent may take for its metrics.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A temporary place for one test.
 pub struct Site {
@@ -182,11 +186,16 @@ impl Receiver {
 impl Agent {
     /// The metrics page.
     pub fn metrics(&self) -> String {
-        let mut stream = TcpStream::connect(self.metrics).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        self.scrape().unwrap()
+    }
+
+    fn scrape(&self) -> io::Result<String> {
+        let mut stream = TcpStream::connect(self.metrics)?;
+        stream.set_read_timeout(Some(SCRAPE_TIMEOUT))?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
         let mut page = String::new();
-        stream.read_to_string(&mut page).unwrap();
-        page
+        stream.read_to_string(&mut page)?;
+        Ok(page)
     }
 
     /// Sum of a metric over its labels; 0 where it is not there yet.
@@ -206,9 +215,8 @@ impl Agent {
 
     /// Stops the agent and expects it to end well.
     #[track_caller]
-    pub fn stop(mut self) -> Vec<String> {
+    pub fn stop(mut self) {
         assert_eq!(self.process.terminate(), Some(0));
-        self.process.lines()
     }
 }
 
@@ -223,6 +231,18 @@ impl Deref for Agent {
 impl DerefMut for Agent {
     fn deref_mut(&mut self) -> &mut Process {
         &mut self.process
+    }
+}
+
+impl Drop for Agent {
+    /// Shows what a failed test's agent, if it still runs, has to say.
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(page) = self.scrape()
+        {
+            let figures = page.lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket"));
+            let _ = writeln!(std::io::stderr(), "--- metrics\n{}", figures.collect::<Vec<_>>().join("\n"));
+        }
     }
 }
 
