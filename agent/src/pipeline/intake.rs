@@ -36,7 +36,8 @@ pub(super) struct ReadDone<F> {
 }
 
 impl<D: Disk, T: Destination> Pipeline<D, T> {
-    /// Looks how much has been written to the files that are being read.
+    /// Looks how much has been written to the files that are being read, or will be: that the next one has data tells
+    /// that the one before it is finished.
     pub(super) fn look(&mut self) {
         for source in &mut self.sources {
             // Not the front alone: that a younger file has data is what ends the one before it.
@@ -87,13 +88,17 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         if source.again.is_empty() && !source.wants_read(live) {
             return;
         }
+        if self.sources[index].needs_look() {
+            self.next_scan = now;
+            return;
+        }
         let Some(mut reader) = self.take_reader(index, now) else { return };
         let spare = self.buffers.pop().unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES));
         let returned = reader.lend(spare);
         self.take_back(returned);
         let source = &mut self.sources[index];
         source.reading = true;
-        // The live file is the only one that can be emptied while it is read; it is compared when it had been drained.
+        // The live file is the only one that can be emptied while it is read.
         let compare = source.fingerprint_to_compare(&reader);
         source.drained = false;
         let (disk, handle) = (self.disk.clone(), reader.handle());
@@ -453,11 +458,19 @@ impl<D: Disk> Source<D> {
         file.gzip_tries <= tries_max
     }
 
-    /// What the live file has to start with, when it is read on after it had been drained.
+    /// Whether the live file, empty at the last look, has to be looked at before its first read: it may have been filled,
+    /// copied and emptied since, and what the copy holds comes first.
+    fn needs_look(&mut self) -> bool {
+        let Some(key) = self.queue.front().filter(|_| self.again.is_empty()) else { return false };
+        let empty = self.ledger.files.get(key).is_some_and(|record| record.id.fingerprint.is_empty());
+        let Some(file) = self.files.get_mut(key) else { return false };
+        empty && file.order == Order::Live && !std::mem::replace(&mut file.begun, true)
+    }
+
+    /// What the live file has to start with.
     fn fingerprint_to_compare(&self, reader: &Reader<D::File>) -> Option<Fingerprint> {
         let file = self.files.get(&reader.file)?;
-        let compare =
-            file.order == Order::Live && !file.compressed && reader.purpose == Purpose::Next && reader.end() > 0;
+        let compare = file.order == Order::Live && !file.compressed && reader.purpose == Purpose::Next;
         compare.then(|| self.ledger.files.get(&reader.file).map(|record| record.id.fingerprint))?
     }
 }

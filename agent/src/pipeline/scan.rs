@@ -19,7 +19,7 @@ use crate::config::StartAt;
 use crate::disk::{Disk, Stat};
 use crate::ledger::{FileKey, FileRecord};
 use crate::limits::{FILES_PER_SOURCE_MAX, FINGERPRINT_BYTES_MAX, OPEN_FILES_PER_SOURCE_MAX};
-use crate::source::matching::{Known, Location, Match, recognise};
+use crate::source::matching::{Known, Location, Match, STRONG_FINGERPRINT_BYTES, recognise};
 use crate::source::name::{Order, Sibling, classify};
 use crate::types::{FileId, Fingerprint};
 
@@ -51,6 +51,15 @@ struct Candidate {
     at: Location,
 }
 
+/// How a file that is taken up begins.
+#[derive(Clone, Copy)]
+struct Begin {
+    /// Offset of the first byte that is read.
+    start: u64,
+    /// Its place was that of a file that was emptied or replaced.
+    emptied: bool,
+}
+
 /// What the caller knows about the moment of the look.
 #[derive(Clone, Copy)]
 pub(super) struct Moment {
@@ -72,6 +81,7 @@ impl<D: Disk> Source<D> {
         self.close_finished(moment.now);
         let candidates = self.candidates(disk);
         self.files.values_mut().for_each(|file| file.found = false);
+        self.complete_fingerprints(disk).await;
         for candidate in &candidates {
             self.place(disk, candidate, moment, &mut report).await;
         }
@@ -91,6 +101,21 @@ impl<D: Disk> Source<D> {
             report.again_in = Some(report.again_in.map_or(MISSING_PATIENCE, |at| at.min(MISSING_PATIENCE)));
         }
         report
+    }
+
+    /// A file that was empty when it was first seen could have been filled, rotated and compressed since: only its own
+    /// first line tells that the `.gz` is not another file. Runs behind the listing, so that what is listed is known.
+    async fn complete_fingerprints(&mut self, disk: &D) {
+        for (key, file) in &self.files {
+            let Some(record) = self.ledger.files.get_mut(key) else { continue };
+            let Some(handle) = file.handle.as_ref().filter(|_| file.read == 0) else { continue };
+            if record.id.fingerprint.len < STRONG_FINGERPRINT_BYTES
+                && let Ok((prefix, _)) = read_prefix(disk, &**handle, file.compressed, FINGERPRINT_BYTES_MAX).await
+                && record.id.fingerprint.matches(&prefix)
+            {
+                record.id.fingerprint = Fingerprint::of(&prefix);
+            }
+        }
     }
 
     /// The files of the source, those whose place is known first, then oldest first. A `.gz` is not looked at while
@@ -159,7 +184,8 @@ impl<D: Disk> Source<D> {
             Match::Same(key) => {
                 if self.is_truncated(key, candidate) {
                     self.displace(key, report);
-                    return self.adopt(candidate, handle, &prefix, all, moment, None).await;
+                    let begin = Begin { start: 0, emptied: true };
+                    return self.adopt(candidate, handle, (&prefix, all), moment, begin);
                 }
                 self.found(key, candidate, moment.now);
                 self.hold(key, handle);
@@ -169,12 +195,14 @@ impl<D: Disk> Source<D> {
             Match::Replaced(key) => {
                 let hole = self.hole_before(disk, &handle, key, candidate).await;
                 self.displace(key, report);
-                self.adopt(candidate, handle, &prefix, all, moment, hole).await;
+                let begin = Begin { start: hole.unwrap_or(0), emptied: true };
+                self.adopt(candidate, handle, (&prefix, all), moment, begin);
             }
             Match::New => {
                 let at_end = moment.start_at == StartAt::End;
                 let start = if at_end { self.last_line_start(disk, &handle, candidate).await } else { None };
-                self.adopt(candidate, handle, &prefix, all, moment, start).await;
+                let begin = Begin { start: start.unwrap_or(0), emptied: false };
+                self.adopt(candidate, handle, (&prefix, all), moment, begin);
             }
         }
     }
@@ -299,15 +327,14 @@ impl<D: Disk> Source<D> {
         tracing::warn!(source = self.name, file = self.path_of(key), "the log was emptied or replaced in place");
     }
 
-    /// Takes a file up that was never seen, to be read from `start` on.
-    async fn adopt(
+    /// Takes a file up that was never seen.
+    fn adopt(
         &mut self,
         candidate: &Candidate,
         handle: D::File,
-        prefix: &[u8],
-        all: bool,
+        (prefix, all): (&[u8], bool),
         moment: Moment,
-        start: Option<u64>,
+        Begin { start, emptied }: Begin,
     ) {
         let fingerprint = Fingerprint::of(prefix);
         let live = candidate.sibling.order == Order::Live;
@@ -323,9 +350,10 @@ impl<D: Disk> Source<D> {
             return;
         }
         let Candidate { at, sibling, stat, name } = candidate;
-        let id = FileId { device: at.device, inode: at.inode, birth_ns: at.birth_ns, fingerprint };
+        // A file that was emptied is born again: what it held before, perhaps from the same first bytes on, is another file.
+        let birth_ns = if emptied { moment.wall_ns } else { at.birth_ns };
+        let id = FileId { device: at.device, inode: at.inode, birth_ns, fingerprint };
         let skipped = moment.start_at == StartAt::End && sibling.compressed;
-        let start = start.unwrap_or(0);
         let record = FileRecord { id, at: *at, name: name.clone(), delivered: start, complete: skipped };
         let key = self.ledger.add_file(record);
         let mut file = Tracked::new(sibling.order, sibling.compressed, start);

@@ -39,6 +39,8 @@ pub(super) struct Tracked<F> {
     pub end_confirmed: bool,
     /// The end was reached, and is to be looked for again by the next run: something whole may have taken its place.
     pub try_again: bool,
+    /// The directory has been looked at since the file had its first bytes.
+    pub begun: bool,
     /// How often a `.gz` has ended before its stream did.
     pub gzip_tries: u32,
     /// Why it cannot be opened or read, as told to the operator already.
@@ -59,6 +61,7 @@ impl<F> Tracked<F> {
             finished_at: None,
             end_confirmed: false,
             try_again: false,
+            begun: false,
             gzip_tries: 0,
             complaint: None,
         }

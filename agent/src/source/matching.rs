@@ -48,7 +48,7 @@ pub enum Match<K> {
     New,
 }
 
-/// Recognises a file found at `at` that starts with `prefix` (for a compressed file, of its content).
+/// Recognises, among files known in the order of their age, one found at `at` that starts with `prefix` (for a compressed file, of its content).
 pub fn recognise<K: Copy>(known: &[Known<K>], at: Location, prefix: &[u8]) -> Match<K> {
     let here = known.iter().find(|file| file.at == at);
     if let Some(file) = here
@@ -56,8 +56,11 @@ pub fn recognise<K: Copy>(known: &[Known<K>], at: Location, prefix: &[u8]) -> Ma
     {
         return Match::Same(file.key);
     }
-    let twin =
-        known.iter().find(|file| file.at != at && strong(file.id.fingerprint) && file.id.fingerprint.matches(prefix));
+    // Of several that start alike, such as with a hole of NUL bytes, a copy is that of the one that has gone last.
+    let twin = known
+        .iter()
+        .filter(|file| file.at != at && strong(file.id.fingerprint) && file.id.fingerprint.matches(prefix))
+        .max_by_key(|file| !file.present);
     match (twin, here) {
         (Some(file), _) if file.present => Match::Copy(file.key),
         (Some(file), _) => Match::Moved(file.key),
