@@ -22,6 +22,8 @@ pub struct FileKey(pub u32);
 pub struct FileRecord {
     /// Identity in manifests: fixed once a byte of the file has been decided.
     pub id: FileId,
+    /// Whether its fingerprint covers a whole first line, or all that a fingerprint covers.
+    pub identified: bool,
     /// Where it was seen last.
     pub at: Location,
     /// Name it was seen under last, without the directory.
@@ -335,7 +337,14 @@ mod tests {
         let mut ledger = Ledger::default();
         let id = FileId { device: 1, inode: 2, birth_ns: 3, fingerprint: Fingerprint::of(b"x\n") };
         let at = Location { device: 1, inode: 2, birth_ns: 3 };
-        let key = ledger.add_file(FileRecord { id, at, name: "audit.log".into(), delivered: 0, complete: false });
+        let key = ledger.add_file(FileRecord {
+            id,
+            identified: true,
+            at,
+            name: "audit.log".into(),
+            delivered: 0,
+            complete: false,
+        });
         (ledger, key)
     }
 

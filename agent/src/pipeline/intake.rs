@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::framing::Job;
-use super::reader::{Filled, Reader, read_prefix};
+use super::peek::Expected;
+use super::reader::{Filled, Reader};
 use super::source::{LostRange, Source};
 use super::{Mode, Pipeline, report};
 use crate::chunk::{CloseReason, OpenChunk, Purpose};
@@ -99,13 +100,12 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let source = &mut self.sources[index];
         source.reading = true;
         // The live file is the only one that can be emptied while it is read.
-        let compare = source.fingerprint_to_compare(&reader);
+        let compare = source.expected_of_live(&reader);
         source.drained = false;
         let (disk, handle) = (self.disk.clone(), reader.handle());
         self.reads.push(Box::pin(async move {
-            if let Some(fingerprint) = compare
-                && let Ok((prefix, _)) = read_prefix(&*disk, &*handle, false, FINGERPRINT_BYTES_MAX).await
-                && !fingerprint.matches(&prefix)
+            if let Some(expected) = compare
+                && !expected.is_in(&*disk, &*handle).await
             {
                 return ReadDone { source: index, reader, filled: Filled::End, replaced: true };
             }
@@ -219,8 +219,10 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         }
         if reader.purpose == Purpose::Next
             && let Some(file) = self.sources[index].files.get_mut(&reader.file)
+            && file.read < reader.start()
         {
             file.read = reader.start();
+            file.line_end = (!reader.is_mid_line()).then_some(file.read);
         }
     }
 
@@ -428,6 +430,7 @@ impl<D: Disk> Source<D> {
             && let Some(record) = self.ledger.files.get_mut(&key)
         {
             record.id.fingerprint = Fingerprint::of(first_block);
+            record.identified = first_block.contains(&b'\n') || first_block.len() >= FINGERPRINT_BYTES_MAX;
         }
     }
 
@@ -468,9 +471,9 @@ impl<D: Disk> Source<D> {
     }
 
     /// What the live file has to start with.
-    fn fingerprint_to_compare(&self, reader: &Reader<D::File>) -> Option<Fingerprint> {
+    fn expected_of_live(&self, reader: &Reader<D::File>) -> Option<Expected> {
         let file = self.files.get(&reader.file)?;
         let compare = file.order == Order::Live && !file.compressed && reader.purpose == Purpose::Next;
-        compare.then(|| self.ledger.files.get(&reader.file).map(|record| record.id.fingerprint))?
+        compare.then(|| self.expected(reader.file))
     }
 }

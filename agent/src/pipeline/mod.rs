@@ -12,6 +12,7 @@ pub mod discover;
 mod framing;
 mod intake;
 mod order;
+mod peek;
 mod reader;
 mod report;
 mod scan;

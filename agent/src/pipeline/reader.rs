@@ -107,6 +107,11 @@ impl<F: 'static> Reader<F> {
         self.cutter.end()
     }
 
+    /// Whether what has been cut off ends inside a line, or without its newline.
+    pub(super) fn is_mid_line(&self) -> bool {
+        self.cutter.is_mid_line()
+    }
+
     /// Takes a pooled buffer to read into, unless there is one; gives back the one it had instead.
     pub(super) fn lend(&mut self, mut buffer: Vec<u8>) -> Vec<u8> {
         if self.cutter.bytes.capacity() >= BLOCK_BYTES {
@@ -248,27 +253,4 @@ impl Gzip {
             Err(_) => Filled::Corrupt,
         }
     }
-}
-
-/// The first bytes of a file's content, at most `max`, and whether they are all there is.
-///
-/// # Errors
-/// Those of reading; a gzip file that ends early or is damaged gives what could be decoded, with `false`.
-pub(super) async fn read_prefix<D: Disk>(
-    disk: &D,
-    handle: &D::File,
-    compressed: bool,
-    max: usize,
-) -> io::Result<(Vec<u8>, bool)> {
-    let (input_max, mut content) = (if compressed { GZIP_INPUT_BYTES } else { max }, Vec::new());
-    let (input, read) = disk.read_at(handle, 0, input_max, Vec::with_capacity(input_max)).await;
-    read?;
-    if !compressed {
-        let all = input.len() < max;
-        return Ok((input, all));
-    }
-    // One push fills the prefix or uses the input up; where neither is enough, the prefix is what could be decoded.
-    let pushed = GzipReader::new().push(&input, &mut content, max);
-    let all = pushed.is_ok_and(|progress| progress.state == State::Complete) && input.len() < input_max;
-    Ok((content, all))
 }

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::reader::read_prefix;
+use super::peek::{self, Expected, Prefix};
 use super::source::{Source, Tracked};
 use crate::chunk::Purpose;
 use crate::config::StartAt;
 use crate::disk::{Disk, Stat};
 use crate::ledger::{FileKey, FileRecord};
-use crate::limits::{FILES_PER_SOURCE_MAX, FINGERPRINT_BYTES_MAX, OPEN_FILES_PER_SOURCE_MAX};
-use crate::source::matching::{Known, Location, Match, STRONG_FINGERPRINT_BYTES, recognise};
+use crate::limits::{FILES_PER_SOURCE_MAX, OPEN_FILES_PER_SOURCE_MAX};
+use crate::source::matching::{Known, Location, Match, recognise};
 use crate::source::name::{Order, Sibling, classify};
 use crate::types::{FileId, Fingerprint};
 
@@ -109,11 +109,12 @@ impl<D: Disk> Source<D> {
         for (key, file) in &self.files {
             let Some(record) = self.ledger.files.get_mut(key) else { continue };
             let Some(handle) = file.handle.as_ref().filter(|_| file.read == 0) else { continue };
-            if record.id.fingerprint.len < STRONG_FINGERPRINT_BYTES
-                && let Ok((prefix, _)) = read_prefix(disk, &**handle, file.compressed, FINGERPRINT_BYTES_MAX).await
-                && record.id.fingerprint.matches(&prefix)
+            if !record.identified
+                && let Ok(prefix) = peek::prefix(disk, &**handle, file.compressed).await
+                && record.id.fingerprint.matches(&prefix.bytes)
             {
-                record.id.fingerprint = Fingerprint::of(&prefix);
+                record.id.fingerprint = Fingerprint::of(&prefix.bytes);
+                record.identified = prefix.is_final();
             }
         }
     }
@@ -175,17 +176,18 @@ impl<D: Disk> Source<D> {
             return self.found(key, candidate, moment.now);
         }
         let path = self.directory.join(&candidate.name);
-        let (handle, prefix, all) = match self.look_into(disk, &path, candidate.sibling.compressed).await {
+        let (handle, prefix) = match self.look_into(disk, &path, candidate.sibling.compressed).await {
             Ok(found) => found,
             Err(error) => return self.unreadable(candidate, &error),
         };
         let known = self.known_files();
-        match recognise(&known, candidate.at, &prefix) {
+        match recognise(&known, candidate.at, &prefix.bytes) {
             Match::Same(key) => {
-                if self.is_truncated(key, candidate) {
+                if self.is_truncated(key, candidate) || !self.expected(key).has_line_end(disk, &handle).await {
+                    let hole = self.hole_before(disk, &handle, key, candidate).await;
                     self.displace(key, report);
-                    let begin = Begin { start: 0, emptied: true };
-                    return self.adopt(candidate, handle, (&prefix, all), moment, begin);
+                    let begin = Begin { start: hole.unwrap_or(0), emptied: true };
+                    return self.adopt(candidate, handle, &prefix, moment, begin);
                 }
                 self.found(key, candidate, moment.now);
                 self.hold(key, handle);
@@ -196,13 +198,13 @@ impl<D: Disk> Source<D> {
                 let hole = self.hole_before(disk, &handle, key, candidate).await;
                 self.displace(key, report);
                 let begin = Begin { start: hole.unwrap_or(0), emptied: true };
-                self.adopt(candidate, handle, (&prefix, all), moment, begin);
+                self.adopt(candidate, handle, &prefix, moment, begin);
             }
             Match::New => {
                 let at_end = moment.start_at == StartAt::End;
                 let start = if at_end { self.last_line_start(disk, &handle, candidate).await } else { None };
                 let begin = Begin { start: start.unwrap_or(0), emptied: false };
-                self.adopt(candidate, handle, (&prefix, all), moment, begin);
+                self.adopt(candidate, handle, &prefix, moment, begin);
             }
         }
     }
@@ -225,21 +227,22 @@ impl<D: Disk> Source<D> {
         self.files.get(&key).is_some_and(|file| !file.compressed && candidate.stat.len < file.read)
     }
 
-    async fn look_into(
-        &self,
-        disk: &D,
-        path: &std::path::Path,
-        compressed: bool,
-    ) -> io::Result<(D::File, Vec<u8>, bool)> {
+    async fn look_into(&self, disk: &D, path: &std::path::Path, compressed: bool) -> io::Result<(D::File, Prefix)> {
         let handle = disk.open(path)?;
-        let (prefix, all) = read_prefix(disk, &handle, compressed, FINGERPRINT_BYTES_MAX).await?;
-        Ok((handle, prefix, all))
+        let prefix = peek::prefix(disk, &handle, compressed).await?;
+        Ok((handle, prefix))
+    }
+
+    /// What has to be in a file, by what was read of it.
+    pub(super) fn expected(&self, key: FileKey) -> Expected {
+        let fingerprint = self.ledger.files.get(&key).map_or(Fingerprint::of(b""), |record| record.id.fingerprint);
+        Expected { fingerprint, line_end: self.files.get(&key).and_then(|file| file.line_end) }
     }
 
     fn known_files(&self) -> Vec<Known<FileKey>> {
         let known = self.ledger.files.iter().map(|(&key, record)| {
             let present = self.files.get(&key).is_some_and(|file| file.found || file.handle.is_some());
-            Known { key, id: record.id, at: record.at, present }
+            Known { key, id: record.id, identified: record.identified, at: record.at, present }
         });
         known.collect()
     }
@@ -296,7 +299,8 @@ impl<D: Disk> Source<D> {
     async fn moved(&mut self, key: FileKey, candidate: &Candidate, handle: D::File, disk: &D, now: Instant) {
         let read = self.files.get(&key).map_or(0, |file| file.read);
         if candidate.sibling.compressed {
-            let whole = content_len(disk, &handle, candidate.stat.len).await == u32::try_from(read & 0xFFFF_FFFF).ok();
+            let whole = peek::gzip_content_len(disk, &handle, candidate.stat.len).await
+                == u32::try_from(read & 0xFFFF_FFFF).ok();
             if let Some(record) = self.ledger.files.get_mut(&key) {
                 record.complete |= whole && read > 0 && record.delivered == read;
             }
@@ -332,17 +336,16 @@ impl<D: Disk> Source<D> {
         &mut self,
         candidate: &Candidate,
         handle: D::File,
-        (prefix, all): (&[u8], bool),
+        prefix: &Prefix,
         moment: Moment,
         Begin { start, emptied }: Begin,
     ) {
-        let fingerprint = Fingerprint::of(prefix);
+        let fingerprint = Fingerprint::of(&prefix.bytes);
         let live = candidate.sibling.order == Order::Live;
-        let finished_line = prefix.contains(&b'\n') || prefix.len() >= FINGERPRINT_BYTES_MAX;
         let settled = moment.wall_ns.saturating_sub(candidate.stat.modified_ns) > EMBRYO_PATIENCE_NS;
         // A .gz that has not changed for a while and still does not decode is taken up too: its loss has to be reported.
-        let as_it_is = settled && candidate.stat.len > 0 && (all || candidate.sibling.compressed);
-        if !live && !finished_line && !as_it_is {
+        let as_it_is = settled && candidate.stat.len > 0 && (prefix.all || candidate.sibling.compressed);
+        if !live && !prefix.is_final() && !as_it_is {
             // An empty backup holds nothing; anything else may be a copy or a .gz that is being made.
             if candidate.stat.len > 0 {
                 self.embryos.insert(candidate.name.clone());
@@ -354,7 +357,8 @@ impl<D: Disk> Source<D> {
         let birth_ns = if emptied { moment.wall_ns } else { at.birth_ns };
         let id = FileId { device: at.device, inode: at.inode, birth_ns, fingerprint };
         let skipped = moment.start_at == StartAt::End && sibling.compressed;
-        let record = FileRecord { id, at: *at, name: name.clone(), delivered: start, complete: skipped };
+        let identified = prefix.is_final();
+        let record = FileRecord { id, identified, at: *at, name: name.clone(), delivered: start, complete: skipped };
         let key = self.ledger.add_file(record);
         let mut file = Tracked::new(sibling.order, sibling.compressed, start);
         // The oldest come first, and are the first to be removed.
@@ -375,8 +379,8 @@ impl<D: Disk> Source<D> {
         }
         let max = read.min(START_WINDOW_BYTES);
         let room = usize::try_from(max).ok()?;
-        let (before, result) = disk.read_at(handle, read - max, room, Vec::with_capacity(room)).await;
-        (result.ok()? == room && before.iter().all(|&byte| byte == 0)).then_some(read)
+        let before = peek::bytes_at(disk, handle, read - max, room).await.ok()?;
+        (before.len() == room && before.iter().all(|&byte| byte == 0)).then_some(read)
     }
 
     /// Where the last line of a file starts that `start_at: end` begins behind.
@@ -387,8 +391,7 @@ impl<D: Disk> Source<D> {
         let len = candidate.stat.len;
         let window = len.min(START_WINDOW_BYTES);
         let room = usize::try_from(window).ok()?;
-        let (end, result) = disk.read_at(handle, len - window, room, Vec::with_capacity(room)).await;
-        result.ok()?;
+        let end = peek::bytes_at(disk, handle, len - window, room).await.ok()?;
         Some(memchr::memrchr(b'\n', &end).map_or(len, |at| len - window + at as u64 + 1))
     }
 
@@ -446,11 +449,4 @@ impl<D: Disk> Source<D> {
 fn hides(error: &io::Error) -> bool {
     // A name without an operating system's error code is that of something else than a file.
     error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound
-}
-
-/// What the trailer of a gzip file says about the length of its content, modulo 2^32 (RFC 1952, ISIZE).
-async fn content_len<D: Disk>(disk: &D, handle: &D::File, len: u64) -> Option<u32> {
-    let (trailer, result) = disk.read_at(handle, len.checked_sub(4)?, 4, Vec::with_capacity(4)).await;
-    result.ok()?;
-    trailer.try_into().ok().map(u32::from_le_bytes)
 }

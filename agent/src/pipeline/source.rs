@@ -29,6 +29,8 @@ pub(super) struct Tracked<F> {
     pub read: u64,
     /// Bytes in the file when it was last looked at; of a gzip file, compressed bytes. `None` before the first look.
     pub len: Option<u64>,
+    /// Where the last line that was cut off ends, unless something else was cut off behind it.
+    pub line_end: Option<u64>,
     /// The last look at the directory found it.
     pub found: bool,
     /// Since when it has not been found, at no name and without being held open.
@@ -56,6 +58,7 @@ impl<F> Tracked<F> {
             compressed,
             read,
             len: None,
+            line_end: None,
             found: false,
             missing_since: None,
             finished_at: None,

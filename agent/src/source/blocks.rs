@@ -54,6 +54,11 @@ impl BlockCutter {
         self.start + self.bytes.len() as u64
     }
 
+    /// Whether the bytes that were cut off last do not end in a newline.
+    pub fn is_mid_line(&self) -> bool {
+        self.mid_line
+    }
+
     /// How many bytes may be appended before [`BlockCutter::cut`] has to be called.
     pub fn room(&self) -> usize {
         self.line_bytes_max.saturating_sub(self.bytes.len())
@@ -70,7 +75,7 @@ impl BlockCutter {
         bytes.truncate(len);
         let span = Span::new(self.start, self.start + len as u64);
         self.start = span.end;
-        self.mid_line = matches!(shape, Shape::Piece(Piece { last: false, .. }));
+        self.mid_line = bytes.last() != Some(&b'\n');
         Some(Block { span, shape, bytes })
     }
 

@@ -30,6 +30,8 @@ fn check(seed: u64) -> Result<(), String> {
 #[test]
 fn seeds() {
     if let Some(seed) = number("AUDITAIL_SIM_SEED") {
+        // The agent's own log lines belong to the trace.
+        let _ = auditail::observe::log::init(auditail::config::LogFormat::Text, tracing::Level::DEBUG);
         let verdict = world::run(&schedule::from_seed(seed), true);
         println!("{verdict:?}");
         return assert!(verdict.is_ok(), "{}", check(seed).err().unwrap_or_default());

@@ -73,8 +73,25 @@ pub(crate) fn from_seed(seed: u64) -> Schedule {
         max_event_bytes: 512 * 1024,
     };
     let scheme = [Scheme::Stamped, Scheme::Stamped, Scheme::Numbered, Scheme::CopyTruncate][rng.usize(..4)];
-    let steps = (0..rng.usize(5..60)).map(|_| (pause_ms(&mut rng), action(&mut rng, scheme))).collect();
+    let mut steps: Vec<_> = (0..rng.usize(5..60)).map(|_| (pause_ms(&mut rng), action(&mut rng, scheme))).collect();
+    keep_to_the_limits(&mut steps, scheme);
     Schedule { seed, settings, steps }
+}
+
+/// Leaves out what ARCHITECTURE.md names as known limits: a second hole before the first was read past (its beginning is
+/// the same NUL bytes), and a log that is moved away while it is being emptied in place.
+fn keep_to_the_limits(steps: &mut [(u32, Action)], scheme: Scheme) {
+    let mut holes = 0;
+    for (_, action) in steps {
+        match action {
+            Action::Log(Act::CopyTruncate { append: append @ false }) => {
+                *append = holes > 0;
+                holes += 1;
+            }
+            Action::Log(act @ Act::MoveAway) if matches!(scheme, Scheme::CopyTruncate) => *act = Act::Write(1),
+            _ => {}
+        }
+    }
 }
 
 fn pause_ms(rng: &mut fastrand::Rng) -> u32 {

@@ -123,23 +123,23 @@ impl World {
 
     async fn kill(&mut self) {
         if let Some((agent, _)) = self.agent.take() {
+            self.writer.agent_ends();
             agent.abort();
             let _ = agent.await;
         }
         self.disk.crash();
-        self.writer.agent_ended();
         self.tell("agent is gone");
     }
 
     async fn stop(&mut self) -> Result<(), String> {
         if let Some((agent, stop)) = self.agent.take() {
+            self.writer.agent_ends();
             stop.notify_one();
             let ended = tokio::time::timeout(Duration::from_secs(60), agent).await;
             ended
                 .map_err(|_| "the agent does not stop within its grace period")?
                 .map_err(|error| format!("the agent: {error}"))?;
         }
-        self.writer.agent_ended();
         Ok(())
     }
 
@@ -221,7 +221,14 @@ impl World {
     /// Ranges of one file do not overlap, and leave no gap between them.
     fn judge_ranges(&self, chunks: &[&Stored]) -> Result<(), String> {
         let mut files: BTreeMap<String, Vec<Span>> = BTreeMap::new();
-        for chunk in chunks {
+        // A record of loss may stand beside the lines it is about: their receipt was lost, and then their file.
+        let covered = |chunk: &Stored| {
+            let lines = chunks.iter().filter(|other| other.manifest.kind == Kind::Lines);
+            let same = |other: &Stored| other.manifest.sequence == chunk.manifest.sequence;
+            let within = |other: &Stored| other.manifest.span.start <= chunk.manifest.span.start && chunk.manifest.span.end <= other.manifest.span.end;
+            chunk.manifest.kind == Kind::Loss && lines.into_iter().any(|other| same(other) && within(other))
+        };
+        for chunk in chunks.iter().filter(|chunk| !covered(chunk)) {
             files.entry(chunk.manifest.file.to_string()).or_default().push(chunk.manifest.span);
         }
         for (file, mut spans) in files {

@@ -98,7 +98,9 @@ impl LogWriter {
             Act::CompressEnd => self.compress_end(),
             Act::RemoveOldest => {
                 let oldest = self.backups().into_iter().next();
-                oldest.map_or((), |name| self.destroy(&name));
+                if let Some(name) = oldest {
+                    self.destroy(&name);
+                }
             }
             Act::RotateNumbered => self.rotate_numbered(),
             Act::CopyTruncate { append } => self.copy_truncate(append),
@@ -287,8 +289,8 @@ impl LogWriter {
         }
     }
 
-    /// The agent's process has ended: what it alone held open is gone.
-    pub(crate) fn agent_ended(&mut self) {
+    /// The agent's process is about to end: what it alone holds open goes with it.
+    pub(crate) fn agent_ends(&mut self) {
         for orphan in std::mem::take(&mut self.orphans) {
             if let Some(inode) = orphan.upgrade() {
                 self.excused.extend(serials_of("", &inode));

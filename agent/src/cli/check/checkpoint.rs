@@ -155,6 +155,7 @@ mod tests {
     fn files_are_found_by_what_a_rename_does_not_change() {
         let at = |inode| Location { device: 1, inode, birth_ns: 5 };
         let record = |inode| FileRecord {
+            identified: true,
             id: FileId { device: 1, inode, birth_ns: 5, fingerprint: Fingerprint::of(b"a\n") },
             at: at(inode),
             name: "audit.log".into(),
