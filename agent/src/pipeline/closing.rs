@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::delivery::Outgoing;
 use super::framing::give_up;
-use super::source::{LostRange, Source};
+use super::source::{Again, LostRange, Source};
 use super::{Mode, Pipeline, report};
 use crate::chunk::{CloseReason, OpenChunk, Purpose};
 use crate::compress::{BodyBuilder, Compressor, worst_case_pages};
@@ -281,7 +281,7 @@ impl<D: Disk> Source<D> {
         self.learned_bytes_max =
             Some(self.learned_bytes_max.map_or(half, |known| known.min(half)).max(LEARNED_BYTES_MIN));
         let Some(file) = self.ledger.entry(sequence).map(|entry| entry.file) else { return };
-        self.again.push_back((file, Purpose::Again { sequence, span, part_bytes: Some(half) }, span));
+        self.again.push_back(Again::new(file, sequence, span, Some(half)));
     }
 }
 

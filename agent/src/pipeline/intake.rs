@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::framing::Job;
 use super::peek::Expected;
 use super::reader::{Filled, Reader};
-use super::source::{LostRange, Source};
+use super::source::{Again, LostRange, Source};
 use super::{Mode, Pipeline, report};
 use crate::chunk::{CloseReason, OpenChunk, Purpose};
 use crate::compress::worst_case_pages;
@@ -17,6 +17,7 @@ use crate::frame::{Content, Shape};
 use crate::ledger::FileKey;
 use crate::limits::{BLOCK_BYTES, FINGERPRINT_BYTES_MAX};
 use crate::record::LossReason;
+use crate::source::matching::Location;
 use crate::source::name::Order;
 use crate::types::{Fingerprint, Span};
 use crate::upload::Destination;
@@ -141,13 +142,13 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         if let Some(reader) = source.reader.take() {
             return Some(reader);
         }
-        if let Some(&(key, purpose, span)) = source.again.front() {
+        if let Some(&Again { file: key, purpose, from }) = source.again.front() {
             let Some(handle) = source.handle_of(&*self.disk, key) else {
                 self.cannot_read_again(index, now);
                 return None;
             };
             let compressed = source.files.get(&key)?.compressed;
-            return Some(Reader::new(key, handle, span.start, purpose, compressed, line_bytes_max));
+            return Some(Reader::new(key, handle, from, purpose, compressed, line_bytes_max));
         }
         if let Some(reader) = source.paused.take() {
             return Some(reader);
@@ -163,12 +164,13 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let source = &mut self.sources[index];
         source.reading = false;
         let out_of_place = reader.purpose == Purpose::Next && source.queue.front() != Some(&reader.file);
-        if replaced || out_of_place || self.stop_by.is_some() {
+        if replaced || out_of_place || self.stop_by.is_some() || !source.reads_the_file(&reader) {
             if replaced {
                 // Where the look does not find the file (it has no name any more), nothing has changed after it.
                 source.retry_at = Some(now + READ_RETRY);
                 self.next_scan = now;
             }
+            source.note_position(&reader);
             return self.park(&mut reader);
         }
         let more = matches!(filled, Filled::More);
@@ -256,30 +258,34 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         }
     }
 
-    /// A decided range has been read; a file that has become shorter than the range is a loss.
+    /// A decided range has been read, unless the file has become shorter than the range: then it was emptied, and its content
+    /// may be found elsewhere.
     fn finish_again(&mut self, index: usize, mut reader: Reader<D::File>, purpose: Purpose, now: Instant) {
-        self.cut(index, &mut reader, true);
-        let (read_to, file) = (reader.start(), reader.file);
-        self.park(&mut reader);
-        let source = &mut self.sources[index];
-        source.again.pop_front();
-        if let Purpose::Again { sequence, span, .. } = purpose
-            && read_to < span.end
-        {
-            self.give_up_decided(index, file, sequence, span, LossReason::Truncated, now);
+        let Purpose::Again { span, .. } = purpose else { return };
+        if reader.end() < span.end {
+            self.park(&mut reader);
+            self.sources[index].note_position(&reader);
+            return self.cannot_read_again(index, now);
         }
+        self.cut(index, &mut reader, true);
+        self.park(&mut reader);
+        self.sources[index].again.pop_front();
     }
 
     /// A decided range whose file cannot be opened. Where it is there, or nobody can tell, that may be mended; where it is
     /// not, it may come back under another name, so it is given some time.
     fn cannot_read_again(&mut self, index: usize, now: Instant) {
         let source = &mut self.sources[index];
-        let Some(&(key, Purpose::Again { sequence, span, .. }, _)) = source.again.front() else { return };
-        let may_be_there = !source.sees_all || source.files.get(&key).is_some_and(|file| file.found);
+        let Some(&Again { file: key, purpose: Purpose::Again { sequence, span, .. }, .. }) = source.again.front()
+        else {
+            return;
+        };
+        let may_be_there =
+            !source.sees_all || source.files.get(&key).is_some_and(|file| file.found && file.handle.is_none());
         let since = source.files.get_mut(&key).map(|file| *file.missing_since.get_or_insert(now));
         if may_be_there || since.is_some_and(|since| now.duration_since(since) < super::scan::MISSING_PATIENCE) {
             source.retry_at = Some(now + super::scan::MISSING_PATIENCE);
-            self.next_scan = self.next_scan.min(now + super::scan::MISSING_PATIENCE / 2);
+            self.next_scan = now;
             return;
         }
         source.again.pop_front();
@@ -473,7 +479,22 @@ impl<D: Disk> Source<D> {
     /// What the live file has to start with.
     fn expected_of_live(&self, reader: &Reader<D::File>) -> Option<Expected> {
         let file = self.files.get(&reader.file)?;
-        let compare = file.order == Order::Live && !file.compressed && reader.purpose == Purpose::Next;
+        let compare = file.order == Order::Live && !file.compressed;
         compare.then(|| self.expected(reader.file))
+    }
+
+    /// Whether a reader still reads what its file is taken to be: a look at the directory may have found the content
+    /// elsewhere since, or not at all.
+    fn reads_the_file(&self, reader: &Reader<D::File>) -> bool {
+        let handle = self.files.get(&reader.file).and_then(|file| file.handle.as_ref());
+        let displaced = self.ledger.files.get(&reader.file).is_none_or(|record| record.at == Location::NOWHERE);
+        handle.map_or(!displaced, |handle| Rc::ptr_eq(handle, &reader.handle()))
+    }
+
+    /// A reader is given up: the next one for the same range goes on where it ended.
+    pub(super) fn note_position(&mut self, reader: &Reader<D::File>) {
+        if let Some(again) = self.again.front_mut().filter(|again| again.purpose == reader.purpose) {
+            again.from = reader.start();
+        }
     }
 }

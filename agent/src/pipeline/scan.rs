@@ -317,7 +317,7 @@ impl<D: Disk> Source<D> {
     pub(super) fn displace(&mut self, key: FileKey, report: &mut ScanReport) {
         report.truncations += 1;
         if let Some(record) = self.ledger.files.get_mut(&key) {
-            record.at = Location { device: 0, inode: 0, birth_ns: 0 };
+            record.at = Location::NOWHERE;
         }
         if let Some(file) = self.files.get_mut(&key) {
             file.handle = None;
@@ -325,8 +325,9 @@ impl<D: Disk> Source<D> {
         }
         self.retry_at = None;
         self.queue.retain(|queued| *queued != key);
-        for reader in [&mut self.reader, &mut self.paused] {
-            reader.take_if(|reader| reader.file == key && reader.purpose == Purpose::Next);
+        self.paused.take_if(|reader| reader.file == key);
+        if let Some(reader) = self.reader.take_if(|reader| reader.file == key) {
+            self.note_position(&reader);
         }
         tracing::warn!(source = self.name, file = self.path_of(key), "the log was emptied or replaced in place");
     }

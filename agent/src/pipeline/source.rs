@@ -76,6 +76,23 @@ impl<F> Tracked<F> {
     }
 }
 
+/// A range of a decided chunk that has to be read again.
+pub(super) struct Again {
+    /// File of the range.
+    pub file: FileKey,
+    /// The range, and whether it is cut into parts.
+    pub purpose: Purpose,
+    /// How far it has been cut into blocks; a reader made anew goes on from there.
+    pub from: u64,
+}
+
+impl Again {
+    /// The whole range is still to be read.
+    pub(super) fn new(file: FileKey, sequence: u64, span: Span, part_bytes: Option<u64>) -> Self {
+        Self { file, purpose: Purpose::Again { sequence, span, part_bytes }, from: span.start }
+    }
+}
+
 /// A range that is lost, to be reported.
 pub(super) struct LostRange {
     /// File it belonged to.
@@ -111,7 +128,7 @@ pub(super) struct Source<D: Disk> {
     /// Readers that wait while a range is read again.
     pub paused: Option<Reader<D::File>>,
     /// Ranges of decided chunks that have to be read again, in order.
-    pub again: VecDeque<(FileKey, Purpose, Span)>,
+    pub again: VecDeque<Again>,
     /// Whether a read is under way.
     pub reading: bool,
     /// Blocks cut off that could not be handed to framing yet.
@@ -204,7 +221,7 @@ impl<D: Disk> Source<D> {
             let lost = entry.parts.iter().flatten().any(|part| part.span == rest.span && part.loss.is_some());
             if !lost {
                 let part_bytes = (!rest.decided).then_some((rest.span.len() / 2).max(1));
-                self.again.push_back((entry.file, Purpose::Again { sequence, span: rest.span, part_bytes }, rest.span));
+                self.again.push_back(Again::new(entry.file, sequence, rest.span, part_bytes));
             }
         }
     }

@@ -17,6 +17,11 @@ pub struct Location {
     pub birth_ns: u64,
 }
 
+impl Location {
+    /// Of a file that is no longer where it was, and has not been found elsewhere.
+    pub const NOWHERE: Self = Self { device: 0, inode: 0, birth_ns: 0 };
+}
+
 /// Fingerprints shorter than this (a blank first line, say) do not recognise a file by content alone.
 pub const STRONG_FINGERPRINT_BYTES: u16 = 64;
 

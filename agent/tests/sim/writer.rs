@@ -106,6 +106,12 @@ impl LogWriter {
             Act::CopyTruncate { append } => self.copy_truncate(append),
             Act::MoveAway => {
                 self.moved_away += 1;
+                // What nobody has opened, nobody can read to its end.
+                if let Some(inode) = self.disk.get(LIVE)
+                    && Rc::strong_count(&inode) == 2 + usize::from(Rc::ptr_eq(&inode, &self.live))
+                {
+                    self.excused.extend(serials_of(LIVE, &inode));
+                }
                 self.disk.rename(LIVE, &format!("{MOVED}{}", self.moved_away));
             }
             Act::Reopen => self.reopen(),
