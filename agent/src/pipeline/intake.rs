@@ -101,18 +101,20 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         self.take_back(returned);
         let source = &mut self.sources[index];
         source.reading = true;
-        // The live file is the only one that can be emptied while it is read.
-        let compare = source.expected_of_live(&reader);
+        let compare = source.to_be_compared(&mut reader);
         source.drained = false;
         let (disk, handle) = (self.disk.clone(), reader.handle());
         self.reads.push(Box::pin(async move {
-            if let Some(expected) = compare
-                && !expected.is_in(&*disk, &*handle).await
-            {
-                return ReadDone { source: index, reader, filled: Filled::End, replaced: true };
-            }
-            let filled = reader.fill(&*disk).await;
-            ReadDone { source: index, reader, filled, replaced: false }
+            let there = match compare {
+                Some(expected) => expected.is_in(&*disk, &*handle).await,
+                None => Ok(true),
+            };
+            let filled = match there {
+                Ok(true) => reader.fill(&*disk).await,
+                Ok(false) => Filled::End,
+                Err(ref error) => Filled::Failed(std::io::Error::new(error.kind(), error.to_string())),
+            };
+            ReadDone { source: index, reader, filled, replaced: matches!(there, Ok(false)) }
         }));
     }
 
@@ -482,10 +484,12 @@ impl<D: Disk> Source<D> {
         empty && file.order == Order::Live && !std::mem::replace(&mut file.begun, true)
     }
 
-    /// What the live file has to start with.
-    fn expected_of_live(&self, reader: &Reader<D::File>) -> Option<Expected> {
+    /// What has to be in a file before it is read on: looked at when a reader begins, and always in the live file, the only
+    /// one that can be emptied while it is read.
+    fn to_be_compared(&self, reader: &mut Reader<D::File>) -> Option<Expected> {
         let file = self.files.get(&reader.file)?;
-        let compare = file.order == Order::Live && !file.compressed;
+        let begins = std::mem::replace(&mut reader.begins, false);
+        let compare = (begins || file.order == Order::Live) && !file.compressed;
         compare.then(|| self.expected(reader.file))
     }
 

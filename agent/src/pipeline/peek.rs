@@ -70,19 +70,17 @@ pub(super) struct Expected {
 }
 
 impl Expected {
-    /// Whether the file still holds it. What cannot be read now is not held against it.
-    pub(super) async fn is_in<D: Disk>(self, disk: &D, handle: &D::File) -> bool {
-        let begins = match prefix(disk, handle, false).await {
-            Ok(prefix) => self.fingerprint.matches(&prefix.bytes),
-            Err(_) => true,
-        };
-        begins && self.has_line_end(disk, handle).await
+    /// Whether the file still holds it.
+    pub(super) async fn is_in<D: Disk>(self, disk: &D, handle: &D::File) -> io::Result<bool> {
+        let begins = self.fingerprint.matches(&prefix(disk, handle, false).await?.bytes);
+        Ok(begins && self.has_line_end(disk, handle).await?)
     }
 
     /// Whether there still is a newline where there was one.
-    pub(super) async fn has_line_end<D: Disk>(self, disk: &D, handle: &D::File) -> bool {
-        let Some(before) = self.line_end.and_then(|end| end.checked_sub(1)) else { return true };
+    pub(super) async fn has_line_end<D: Disk>(self, disk: &D, handle: &D::File) -> io::Result<bool> {
+        let Some(before) = self.line_end.and_then(|end| end.checked_sub(1)) else { return Ok(true) };
         // Beyond the end of the file: it has become shorter, which shows in its length.
-        bytes_at(disk, handle, before, 1).await.map_or(true, |byte| byte.is_empty() || byte == b"\n")
+        let byte = bytes_at(disk, handle, before, 1).await?;
+        Ok(byte.is_empty() || byte == b"\n")
     }
 }

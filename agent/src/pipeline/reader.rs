@@ -37,6 +37,8 @@ pub(super) struct Reader<F> {
     pub file: FileKey,
     /// What its blocks are for.
     pub purpose: Purpose,
+    /// Nothing has been read yet.
+    pub begins: bool,
     handle: Rc<F>,
     cutter: BlockCutter,
     gzip: Option<Gzip>,
@@ -75,6 +77,7 @@ impl<F: 'static> Reader<F> {
         let mut reader = Self {
             file,
             purpose,
+            begins: true,
             handle,
             cutter: BlockCutter::new(start, false, line_bytes_max),
             gzip,

@@ -199,7 +199,9 @@ impl<D: Disk> Source<D> {
         tracing::debug!(source = self.name, name = candidate.name, ?recognised, "looked into a file");
         match recognised {
             Match::Same(key) => {
-                if self.is_truncated(key, candidate) || !self.expected(key).has_line_end(disk, &handle).await {
+                if self.is_truncated(key, candidate)
+                    || !self.expected(key).has_line_end(disk, &handle).await.unwrap_or(true)
+                {
                     let hole = self.hole_before(disk, &handle, key, candidate).await;
                     self.displace(key, report);
                     let begin = Begin { start: hole.unwrap_or(0), emptied: true };
@@ -416,14 +418,19 @@ impl<D: Disk> Source<D> {
         Some(memchr::memrchr(b'\n', &end).map_or(len, |at| len - window + at as u64 + 1))
     }
 
-    /// Everything that may have unread bytes, oldest first. Files that are held open but have no name any more are older
-    /// than those that have one.
+    /// Everything that may have unread bytes, oldest first. What is held open and has no name any more is older than what
+    /// was first seen after it.
     fn rebuild_queue(&mut self) {
         let readable = |file: &Tracked<D::File>| file.finished_at.is_none() && (file.found || file.handle.is_some());
         let files = self.files.iter().filter(|(_, file)| readable(file));
-        let mut queue: Vec<_> = files.map(|(key, file)| (file.found, file.order, *key)).collect();
-        queue.sort();
-        self.queue = queue.into_iter().map(|(.., key)| key).collect();
+        let (mut named, nameless): (Vec<_>, Vec<_>) =
+            files.map(|(key, file)| (file.order, *key, file.found)).partition(|file| file.2);
+        named.sort();
+        self.queue = named.into_iter().map(|(_, key, _)| key).collect();
+        for (_, key, _) in nameless {
+            let at = self.queue.iter().position(|other| *other > key).unwrap_or(self.queue.len());
+            self.queue.insert(at, key);
+        }
         // A reader that has lost its place is made anew from the offset that has been cut into blocks.
         let front = self.queue.front().copied();
         for reader in [&mut self.reader, &mut self.paused] {
