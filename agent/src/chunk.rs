@@ -95,9 +95,13 @@ impl OpenChunk {
         }
     }
 
-    /// Whether a segment continues this chunk.
+    /// Whether a segment continues this chunk. A part of a split chunk takes no more than its share.
     pub fn continues_with(&self, file: FileKey, span: Span, purpose: Purpose) -> bool {
-        self.file == file && self.span.end == span.start && self.purpose == purpose
+        let fits = match self.purpose {
+            Purpose::Again { part_bytes: Some(bytes), .. } => span.end - self.span.start <= bytes,
+            _ => true,
+        };
+        self.file == file && self.span.end == span.start && self.purpose == purpose && fits
     }
 
     /// Appends a segment whose content is `content`.

@@ -109,8 +109,11 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     fn send(&mut self, index: usize, sequence: u64, manifest: Manifest, open: OpenChunk, generation: u64) {
         let encoding = self.config.chunk.encoding;
         let oldest_event_us = open.oldest_event_us;
+        // A range that was to be cut and came back whole is one line.
+        let uncut = matches!(open.purpose, Purpose::Again { span, part_bytes: Some(_), .. } if span == open.span);
+        let divisible = !uncut && manifest.events + manifest.malformed > 1;
         let delivery = Delivery { manifest, encoding, body: open.body.finish() };
-        self.outbox.push_back(Outgoing { source: index, sequence, delivery, generation, oldest_event_us });
+        self.outbox.push_back(Outgoing { source: index, sequence, delivery, generation, oldest_event_us, divisible });
     }
 
     fn manifest(&self, index: usize, entry: &Entry, part: Option<&Part>, open: Option<&OpenChunk>) -> Manifest {
@@ -224,8 +227,14 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let mut body = BodyBuilder::new(encoding);
         body.push(segment);
         let delivery = Delivery { manifest: self.manifest(index, entry, part, None), encoding, body: body.finish() };
-        let outgoing =
-            Outgoing { source: index, sequence: entry.sequence, delivery, generation, oldest_event_us: None };
+        let outgoing = Outgoing {
+            source: index,
+            sequence: entry.sequence,
+            delivery,
+            generation,
+            oldest_event_us: None,
+            divisible: false,
+        };
         self.outbox.push_back(outgoing);
     }
 }

@@ -8,7 +8,6 @@ use super::aside::set_aside;
 use super::{Pipeline, report};
 use crate::disk::Disk;
 use crate::ledger::State;
-use crate::manifest::Manifest;
 use crate::upload::deliver::{Verdict, deliver};
 use crate::upload::retry::RetryPolicy;
 use crate::upload::{Delivery, Destination};
@@ -21,6 +20,8 @@ pub(super) struct Outgoing {
     /// Generation of the state that has to be durable before this may be sent.
     pub(super) generation: u64,
     pub(super) oldest_event_us: Option<u64>,
+    /// Whether it can be sent in parts, should it be too large.
+    pub(super) divisible: bool,
 }
 
 /// How a chunk's way has ended.
@@ -51,7 +52,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
                 let verdict = deliver(&*destination, &outgoing.delivery, &policy, &mut rng, &mut report::attempt).await;
                 let end = match verdict {
                     Verdict::Delivered => End::Delivered,
-                    Verdict::TooLarge if is_divisible(&outgoing.delivery.manifest) => End::TooLarge,
+                    Verdict::TooLarge if outgoing.divisible => End::TooLarge,
                     Verdict::TooLarge => {
                         let reason = "a single event larger than the destination takes (413)".to_owned();
                         set_aside(&disk, &outgoing.delivery, &reason, aside_bytes_max).await;
@@ -109,10 +110,6 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             );
         }
     }
-}
-
-fn is_divisible(manifest: &Manifest) -> bool {
-    manifest.events + manifest.malformed > 1
 }
 
 fn latency(event_us: Option<u64>) -> Option<Duration> {

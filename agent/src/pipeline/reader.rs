@@ -72,7 +72,7 @@ impl<F: 'static> Reader<F> {
             skip: start,
             state: State::NeedsInput,
         });
-        let cutter = BlockCutter::new(start, false, line_bytes_max);
+        let cutter = cutter(start, false, line_bytes_max, purpose);
         Self { file, purpose, handle, cutter, gzip, positioned: start == 0, line_bytes_max }
     }
 
@@ -122,7 +122,7 @@ impl<F: 'static> Reader<F> {
         if let Err(ended) = self.position(disk).await {
             return ended;
         }
-        let target = match self.part_bytes() {
+        let target = match part_bytes(self.purpose) {
             Some(bytes) if self.cutter.bytes.len() < bytes => bytes,
             Some(bytes) => self.cutter.bytes.len() + bytes.max(PART_STEP_BYTES),
             None => (self.cutter.bytes.len() + BLOCK_BYTES / 2).max(BLOCK_BYTES),
@@ -151,16 +151,6 @@ impl<F: 'static> Reader<F> {
         }
     }
 
-    /// Parts of a split chunk may have to be smaller than a block.
-    fn part_bytes(&self) -> Option<usize> {
-        match self.purpose {
-            Purpose::Again { part_bytes: Some(bytes), .. } => {
-                Some(usize::try_from(bytes).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES))
-            }
-            _ => None,
-        }
-    }
-
     /// Learns whether the first wanted byte is inside a line: it is, unless the byte before it is a newline.
     async fn position<D: Disk<File = F>>(&mut self, disk: &D) -> Result<(), Filled> {
         let start = self.cutter.start();
@@ -185,7 +175,7 @@ impl<F: 'static> Reader<F> {
                 }
             };
             if let Some(before) = before {
-                self.cutter = BlockCutter::new(start, before != b'\n', self.line_bytes_max);
+                self.cutter = cutter(start, before != b'\n', self.line_bytes_max, self.purpose);
                 self.positioned = true;
             }
         }
@@ -205,6 +195,24 @@ impl<F: 'static> Reader<F> {
             Ok(_) => Filled::More,
             Err(error) => Filled::Failed(error),
         }
+    }
+}
+
+/// Parts of a split chunk may have to be smaller than a block.
+fn part_bytes(purpose: Purpose) -> Option<usize> {
+    match purpose {
+        Purpose::Again { part_bytes: Some(bytes), .. } => {
+            Some(usize::try_from(bytes).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES))
+        }
+        _ => None,
+    }
+}
+
+fn cutter(start: u64, mid_line: bool, line_bytes_max: usize, purpose: Purpose) -> BlockCutter {
+    let cutter = BlockCutter::new(start, mid_line, line_bytes_max);
+    match part_bytes(purpose) {
+        Some(bytes) => cutter.with_block_bytes_max(bytes),
+        None => cutter,
     }
 }
 

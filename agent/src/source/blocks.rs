@@ -29,12 +29,18 @@ pub struct BlockCutter {
     /// Whether they begin inside a line of which something has been cut off already.
     mid_line: bool,
     line_bytes_max: usize,
+    block_bytes_max: usize,
 }
 
 impl BlockCutter {
     /// A cutter for the bytes from `start` on. `mid_line` says that the byte before is there and not a newline.
     pub fn new(start: u64, mid_line: bool, line_bytes_max: usize) -> Self {
-        Self { bytes: Vec::new(), start, mid_line, line_bytes_max }
+        Self { bytes: Vec::new(), start, mid_line, line_bytes_max, block_bytes_max: usize::MAX }
+    }
+
+    /// The same, with blocks of at most so many bytes, or one line where that is longer.
+    pub fn with_block_bytes_max(self, block_bytes_max: usize) -> Self {
+        Self { block_bytes_max, ..self }
     }
 
     /// Offset of the first byte that is not part of a block yet.
@@ -70,7 +76,9 @@ impl BlockCutter {
     fn next_cut(&self, finish: bool) -> Option<(usize, Shape)> {
         let bytes = &self.bytes[..];
         let first = !self.mid_line;
-        let newline = if first { memchr::memrchr(b'\n', bytes) } else { memchr::memchr(b'\n', bytes) };
+        let small = &bytes[..bytes.len().min(self.block_bytes_max)];
+        let last = if first { memchr::memrchr(b'\n', small) } else { None };
+        let newline = last.or_else(|| memchr::memchr(b'\n', bytes));
         match newline {
             Some(at) if first => Some((at + 1, Shape::Lines)),
             Some(at) => Some((at + 1, Shape::Piece(Piece { first, last: true }))),
@@ -141,6 +149,18 @@ mod tests {
         assert!(cutter.cut(false, Vec::new).is_none());
         cutter.bytes.extend_from_slice(b"ee\n");
         assert_eq!(cutter.cut(false, Vec::new).unwrap().span, Span::new(108, 114));
+    }
+
+    // Fails if a small block holds more than it may and than one line: a chunk that is too large could not be split.
+    #[test]
+    fn a_small_block_is_small_or_one_line() {
+        let mut cutter = BlockCutter::new(0, false, 1000).with_block_bytes_max(7);
+        cutter.bytes.extend_from_slice(b"one\ntwo\na long line\nend\n");
+        let mut lens = Vec::new();
+        while let Some(block) = cutter.cut(false, Vec::new) {
+            lens.push(block.bytes.len());
+        }
+        assert_eq!(lens, [4, 4, 12, 4]);
     }
 
     // Fails if an event behind a hole longer than a line may be is cut in two.
