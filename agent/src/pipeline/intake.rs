@@ -260,9 +260,9 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let source = &mut self.sources[index];
         let Some(&(key, Purpose::Again { sequence, span, .. }, _)) = source.again.front() else { return };
         let since = source.files.get_mut(&key).map(|file| *file.missing_since.get_or_insert(now));
-        if since.is_some_and(|since| now.duration_since(since) < super::scan::MISSING_PATIENCE) {
-            source.retry_at = Some(now + super::scan::MISSING_PATIENCE);
-            self.next_scan = self.next_scan.min(now + super::scan::MISSING_PATIENCE / 2);
+        if since.is_some_and(|since| now.duration_since(since) < super::absent::MISSING_PATIENCE) {
+            source.retry_at = Some(now + super::absent::MISSING_PATIENCE);
+            self.next_scan = self.next_scan.min(now + super::absent::MISSING_PATIENCE / 2);
             return;
         }
         source.again.pop_front();

@@ -4,6 +4,7 @@
 //! destination and the clock have to say. After each event it does everything that needs no waiting
 //! ([`Pipeline::advance`]), then waits for the next. No state is shared with another thread.
 
+mod absent;
 pub mod aside;
 mod closing;
 mod delivery;

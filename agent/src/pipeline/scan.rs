@@ -12,23 +12,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::absent::MISSING_PATIENCE;
 use super::reader::read_prefix;
-use super::source::{LostRange, Source, Tracked};
+use super::source::{Source, Tracked};
 use crate::chunk::Purpose;
 use crate::config::StartAt;
 use crate::disk::{Disk, Stat};
 use crate::ledger::{FileKey, FileRecord};
 use crate::limits::{FILES_PER_SOURCE_MAX, FINGERPRINT_BYTES_MAX, OPEN_FILES_PER_SOURCE_MAX};
-use crate::record::LossReason;
 use crate::source::matching::{Known, Location, Match, STRONG_FINGERPRINT_BYTES, recognise};
 use crate::source::name::{Order, Sibling, classify};
-use crate::types::{FileId, Fingerprint, Span};
+use crate::types::{FileId, Fingerprint};
 
-/// How long a file may be absent before what is missing of it is reported lost.
-pub(super) const MISSING_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long a finished file is kept open, for a writer that was left with it.
-const LINGER: Duration = Duration::from_secs(10);
+/// How often one look lists the directory at most, while something that was there has gone.
+const LISTINGS_MAX: usize = 3;
 
 /// A rotated file whose first line stays unfinished for this long is taken as it is.
 const EMBRYO_PATIENCE_NS: u64 = 10_000_000_000;
@@ -81,11 +78,20 @@ impl<D: Disk> Source<D> {
         let mut report = ScanReport::default();
         self.embryos.clear();
         let (first_look, files_before) = (self.seen.is_empty(), self.files.len());
-        let candidates = self.candidates(disk);
-        self.files.values_mut().for_each(|file| file.found = false);
-        self.complete_fingerprints(disk).await;
-        for candidate in &candidates {
-            self.place(disk, candidate, moment, &mut report).await;
+        let mut candidates = Vec::new();
+        for _ in 0..LISTINGS_MAX {
+            let truncations = report.truncations;
+            candidates = self.candidates(disk);
+            self.files.values_mut().for_each(|file| file.found = false);
+            self.complete_fingerprints(disk).await;
+            for candidate in &candidates {
+                self.place(disk, candidate, moment, &mut report).await;
+            }
+            // What has just gone from its place may be under a name that came after the listing, and comes before
+            // what is in its place now.
+            if report.truncations == truncations && !self.misses_something_new() {
+                break;
+            }
         }
         if !first_look {
             report.rotations = self.files.len().saturating_sub(files_before) as u64;
@@ -93,6 +99,7 @@ impl<D: Disk> Source<D> {
         let names: HashSet<&str> = candidates.iter().map(|candidate| candidate.name.as_str()).collect();
         self.seen.retain(|name, _| names.contains(name.as_str()));
         self.close_finished(disk, moment.now);
+        self.forget_gone(moment.now);
         self.give_up_missing(moment.now, &mut report);
         self.rebuild_queue();
         self.open_queued(disk);
@@ -100,6 +107,14 @@ impl<D: Disk> Source<D> {
             report.again_in = Some(report.again_in.map_or(MISSING_PATIENCE, |at| at.min(MISSING_PATIENCE)));
         }
         report
+    }
+
+    /// A file with unread bytes has gone since the look before.
+    fn misses_something_new(&self) -> bool {
+        self.files.iter().any(|(key, file)| {
+            let complete = self.ledger.files.get(key).is_none_or(|record| record.complete);
+            !file.found && file.handle.is_none() && file.missing_since.is_none() && !complete && file.has_unread()
+        })
     }
 
     /// A file that was empty when it was first seen could have been filled, rotated and compressed since: only its own
@@ -183,7 +198,7 @@ impl<D: Disk> Source<D> {
                 self.hold(key, handle);
             }
             Match::Moved(key) => self.moved(key, candidate, handle, disk, moment.now).await,
-            Match::Copy(_) => {}
+            Match::Copy(key) => self.copied(key, candidate),
             Match::Replaced(key) => {
                 let hole = self.hole_before(disk, &handle, key, candidate).await;
                 self.displace(key, report);
@@ -295,6 +310,16 @@ impl<D: Disk> Source<D> {
         self.hold(key, handle);
     }
 
+    /// A file that is held open has a copy or a compressed form. Where that is all that is left of it, the copy's name
+    /// tells its place in the history.
+    fn copied(&mut self, key: FileKey, candidate: &Candidate) {
+        if let Some(file) = self.files.get_mut(&key).filter(|file| !file.found) {
+            file.found = true;
+            file.missing_since = None;
+            file.order = candidate.sibling.order;
+        }
+    }
+
     /// The file has gone from its place without a rename; its content may turn up elsewhere.
     fn displace(&mut self, key: FileKey, report: &mut ScanReport) {
         report.truncations += 1;
@@ -374,62 +399,6 @@ impl<D: Disk> Source<D> {
         let (end, result) = disk.read_at(handle, len - window, room, Vec::with_capacity(room)).await;
         result.ok()?;
         Some(memchr::memrchr(b'\n', &end).map_or(len, |at| len - window + at as u64 + 1))
-    }
-
-    /// Finished files are closed after a while, unless they have grown in the meantime.
-    fn close_finished(&mut self, disk: &D, now: Instant) {
-        for (key, file) in &mut self.files {
-            let Some(finished) = file.finished_at else { continue };
-            let len = file.handle.as_ref().and_then(|handle| disk.stat(handle).ok()).map(|stat| stat.len);
-            if !file.compressed && len.is_some_and(|len| len > file.read) {
-                file.len = len;
-                file.finished_at = None;
-                file.end_confirmed = false;
-                if let Some(record) = self.ledger.files.get_mut(key) {
-                    record.complete = false;
-                }
-            } else if now.duration_since(finished) >= LINGER {
-                file.handle = None;
-            }
-        }
-        let gone: Vec<FileKey> =
-            self.files.iter().filter(|(_, file)| !file.found && file.handle.is_none()).map(|(key, _)| *key).collect();
-        for key in gone {
-            let done =
-                self.files.get(&key).is_some_and(|file| file.finished_at.is_some() || file.len == Some(file.read));
-            let delivered = self.ledger.files.get(&key).is_none_or(|record| {
-                record.complete || Some(record.delivered) == self.files.get(&key).map(|file| file.read)
-            });
-            if done && delivered && self.ledger.forget_file(key) {
-                self.files.remove(&key);
-            }
-        }
-    }
-
-    /// Reports what is missing of files that have stayed away.
-    fn give_up_missing(&mut self, now: Instant, report: &mut ScanReport) {
-        for (&key, file) in &mut self.files {
-            let record = self.ledger.files.get_mut(&key);
-            let complete = record.as_ref().is_none_or(|record| record.complete);
-            if file.found || file.handle.is_some() || complete || !file.has_unread() {
-                continue;
-            }
-            let since = *file.missing_since.get_or_insert(now);
-            if now.duration_since(since) < MISSING_PATIENCE {
-                report.again_in = Some(MISSING_PATIENCE);
-                continue;
-            }
-            let end = file.len.filter(|_| !file.compressed);
-            let span = Span::new(file.read, end.unwrap_or(file.read));
-            let displaced = record.as_ref().is_some_and(|record| record.at.inode == 0);
-            let reason = if displaced { LossReason::Truncated } else { LossReason::Removed };
-            self.lost.push(LostRange { file: key, span, end_known: end.is_some(), reason });
-            file.read = span.end;
-            file.finished_at = Some(now);
-            if let Some(record) = record {
-                record.complete = true;
-            }
-        }
     }
 
     /// Everything that may have unread bytes, oldest first. Files that are held open but have no name any more are older

@@ -171,7 +171,9 @@ impl Drop for Site {
             let list =
                 list.map_or_else(|error| error.to_string(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
             let checkpoint = fs::read_to_string(self.path("state/checkpoint")).unwrap_or_default();
-            let _ = writeln!(std::io::stderr(), "--- {list}\n{checkpoint}");
+            let mut chunks: Vec<String> = self.manifests().iter().map(summary).collect();
+            chunks.sort();
+            let _ = writeln!(std::io::stderr(), "--- {list}\n{checkpoint}\n--- chunks\n{}", chunks.join("\n"));
         }
     }
 }
@@ -244,6 +246,12 @@ impl Drop for Agent {
             let _ = writeln!(std::io::stderr(), "--- metrics\n{}", figures.collect::<Vec<_>>().join("\n"));
         }
     }
+}
+
+fn summary(manifest: &Value) -> String {
+    let Value::Number(sequence) = &manifest["sequence"] else { return manifest.to_string() };
+    let [kind, path, file, span, events] = ["kind", "path", "file", "span", "events"].map(|key| &manifest[key]);
+    format!("{sequence:>6} {kind} {path} {file} {span} {events} events")
 }
 
 /// A path as text.
