@@ -17,9 +17,9 @@ pub enum CloseReason {
     BodyLimit,
     /// The pool has no room for another block.
     Memory,
-    /// The next bytes belong to another file, or do not follow.
+    /// The next bytes belong to another file, or do not follow, or `ship` has reached the end.
     FileEnd,
-    /// The agent is stopping, or `ship` has reached the end.
+    /// The agent is stopping.
     Shutdown,
     /// The range was fixed earlier.
     Decided,
@@ -95,13 +95,20 @@ impl OpenChunk {
         }
     }
 
-    /// Whether a segment continues this chunk. A part of a split chunk takes no more than its share.
+    /// Whether a segment continues this chunk.
     pub fn continues_with(&self, file: FileKey, span: Span, purpose: Purpose) -> bool {
-        let fits = match self.purpose {
-            Purpose::Again { part_bytes: Some(bytes), .. } => span.end - self.span.start <= bytes,
-            _ => true,
-        };
-        self.file == file && self.span.end == span.start && self.purpose == purpose && fits
+        self.file == file && self.span.end == span.start && self.purpose == purpose
+    }
+
+    /// Whether a segment would make a part larger than parts are to be: a chunk is only divided if parts end before.
+    pub fn part_would_outgrow(&self, span: Span, purpose: Purpose) -> bool {
+        let Purpose::Again { part_bytes: Some(bytes), .. } = purpose else { return false };
+        self.purpose == purpose && self.span.len() + span.len() > bytes
+    }
+
+    /// Whether this is the whole of a range that was to be divided: then it cannot be.
+    pub fn is_indivisible(&self) -> bool {
+        matches!(self.purpose, Purpose::Again { span, part_bytes: Some(_), .. } if span == self.span)
     }
 
     /// Appends a segment whose content is `content`.

@@ -22,6 +22,8 @@ pub struct FileKey(pub u32);
 pub struct FileRecord {
     /// Identity in manifests: fixed once a byte of the file has been decided.
     pub id: FileId,
+    /// Whether its fingerprint covers a whole first line, or all that a fingerprint covers.
+    pub identified: bool,
     /// Where it was seen last.
     pub at: Location,
     /// Name it was seen under last, without the directory.
@@ -251,6 +253,20 @@ impl Ledger {
         self.insert_part(id, sequence, span, tally, Some(loss))
     }
 
+    /// Whether a range of a decided chunk is reported lost, or its chunk committed: its bytes are wanted no more.
+    pub fn is_given_up(&self, sequence: u64, span: Span) -> bool {
+        let Some(entry) = self.entry(sequence) else { return true };
+        let mut lost = entry.parts.iter().flatten().filter(|part| part.loss.is_some());
+        lost.any(|part| part.span.start <= span.start && span.end <= part.span.end)
+    }
+
+    /// The end of the parts that have been decided of a range, from its start on without a gap.
+    pub fn parts_end(&self, sequence: u64, range: Span) -> u64 {
+        let parts = self.entry(sequence).and_then(|entry| entry.parts.as_ref());
+        let inside = parts.into_iter().flatten().filter(|part| part.span != range && part.span.end <= range.end);
+        inside.fold(range.start, |end, part| if part.span.start == end { part.span.end } else { end })
+    }
+
     fn insert_part(
         &mut self,
         id: ChunkId,
@@ -321,7 +337,14 @@ mod tests {
         let mut ledger = Ledger::default();
         let id = FileId { device: 1, inode: 2, birth_ns: 3, fingerprint: Fingerprint::of(b"x\n") };
         let at = Location { device: 1, inode: 2, birth_ns: 3 };
-        let key = ledger.add_file(FileRecord { id, at, name: "audit.log".into(), delivered: 0, complete: false });
+        let key = ledger.add_file(FileRecord {
+            id,
+            identified: true,
+            at,
+            name: "audit.log".into(),
+            delivered: 0,
+            complete: false,
+        });
         (ledger, key)
     }
 
@@ -380,6 +403,25 @@ mod tests {
             ledger.settle(sequence, part.id, State::Aside);
         }
         assert_eq!((ledger.files[&file].delivered, ledger.committed), (100, 1));
+    }
+
+    // Fails if what is delivered of a chunk is reported lost with its rest, or bytes of that rest are still taken.
+    #[test]
+    fn only_what_is_not_decided_in_parts_is_given_up() {
+        let (mut ledger, file) = with_file();
+        let (whole, rest) = (Span::new(0, 100), Span::new(60, 100));
+        let (sequence, id) = decide(&mut ledger, file, whole);
+        ledger.split(sequence, id);
+        let one = ledger.decide_part(STREAM, "/log", sequence, Span::new(0, 60), tally(1)).unwrap();
+        assert_eq!(ledger.parts_end(sequence, whole), 60);
+        let FileRecord { id: file, .. } = ledger.files[&file];
+        let (reason, source) = (crate::record::LossReason::Truncated, "/log".to_owned());
+        let loss = Loss { reason, path: source.clone(), source, file, start: 60, end: Some(100) };
+        let lost = ledger.abandon(sequence, rest, tally(2), loss).unwrap();
+        assert!(ledger.is_given_up(sequence, Span::new(60, 80)) && !ledger.is_given_up(sequence, Span::new(0, 60)));
+        ledger.settle(sequence, one.id, State::Delivered);
+        assert_eq!(ledger.settle(sequence, lost.id, State::Delivered), 1);
+        assert!(ledger.is_given_up(sequence, Span::new(0, 60)), "committed");
     }
 
     proptest! {

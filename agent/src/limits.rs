@@ -37,6 +37,9 @@ pub const OPEN_FILES_PER_SOURCE_MAX: usize = 128;
 /// Sources (live paths) one agent follows.
 pub const SOURCES_MAX: usize = 64;
 
+/// Files that `ship` has under way at once.
+pub const ONCE_FILES_MAX: usize = 8;
+
 /// Bytes of an HTTP response body that are read.
 pub const RESPONSE_BYTES_MAX: usize = 64 * 1024;
 

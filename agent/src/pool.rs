@@ -1,16 +1,16 @@
-//! Memory of the data path, allocated once: pages for compressed bodies and buffers for blocks.
+//! Memory for compressed bodies, allocated once.
 //!
-//! Both pools are lock-free free lists. What is taken comes back by itself when it is dropped, on whichever thread
+//! The pool is a lock-free free list. What is taken comes back by itself when it is dropped, on whichever thread
 //! that happens. Nothing here waits: an empty pool says so, and the pipeline reads no further until something is back.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::limits::{BLOCK_BYTES, PAGE_BYTES};
+use crate::limits::PAGE_BYTES;
 
 /// A bounded lock-free list of free items.
 #[derive(Debug)]
@@ -44,15 +44,17 @@ pub struct PagePool(Arc<Pages>);
 
 #[derive(Debug)]
 struct Pages {
-    free: FreeList<Box<[u8]>>,
+    free: FreeList<BytesMut>,
     overflow: AtomicU64,
 }
 
 impl PagePool {
-    /// A pool of `pages` pages of [`PAGE_BYTES`] bytes. The memory is zeroed, which lets the kernel hand it out on
-    /// first use: pages never needed are never resident.
+    /// A pool of `pages` pages of [`PAGE_BYTES`] bytes. They are cut from one zeroed allocation, which is large enough to
+    /// come from the kernel as it is: pages never needed are never resident. (Zeroed one by one, the allocator writes
+    /// to each of them.)
     pub fn new(pages: usize) -> Self {
-        let free = FreeList::new(pages, || vec![0; PAGE_BYTES].into_boxed_slice());
+        let mut memory = BytesMut::zeroed(pages * PAGE_BYTES);
+        let free = FreeList::new(pages, || memory.split_to(PAGE_BYTES));
         Self(Arc::new(Pages { free, overflow: AtomicU64::new(0) }))
     }
 
@@ -89,7 +91,7 @@ impl PagePool {
 
     fn overflow(&self) -> Page {
         self.0.overflow.fetch_add(1, Ordering::Relaxed);
-        Page { bytes: vec![0; PAGE_BYTES].into_boxed_slice(), len: 0, home: None }
+        Page { bytes: BytesMut::zeroed(PAGE_BYTES), len: 0, home: None }
     }
 }
 
@@ -121,7 +123,7 @@ impl Reservation {
 /// [`PAGE_BYTES`] bytes of memory, filled from the front; derefs to the filled part.
 #[derive(Debug)]
 pub struct Page {
-    bytes: Box<[u8]>,
+    bytes: BytesMut,
     len: usize,
     /// Where the page goes when it is dropped; none for one that was allocated beyond the pool.
     home: Option<PagePool>,
@@ -179,59 +181,6 @@ impl Drop for Page {
     }
 }
 
-/// Buffers that blocks are read into. Clones share the buffers.
-#[derive(Clone, Debug)]
-pub struct BlockPool(Arc<FreeList<Vec<u8>>>);
-
-impl BlockPool {
-    /// A pool of `blocks` empty buffers of [`BLOCK_BYTES`] bytes of capacity.
-    pub fn new(blocks: usize) -> Self {
-        Self(Arc::new(FreeList::new(blocks, || Vec::with_capacity(BLOCK_BYTES))))
-    }
-
-    /// An empty buffer; `None` while all are in use.
-    pub fn take(&self) -> Option<Block> {
-        Some(Block { bytes: self.0.take()?, home: self.clone() })
-    }
-
-    /// Free buffers.
-    pub fn available(&self) -> usize {
-        self.0.take.len()
-    }
-}
-
-/// A buffer of a [`BlockPool`]. It may grow for a long line; it is cut back to size when it goes back.
-#[derive(Debug)]
-pub struct Block {
-    bytes: Vec<u8>,
-    home: BlockPool,
-}
-
-impl Deref for Block {
-    type Target = Vec<u8>;
-
-    fn deref(&self) -> &Vec<u8> {
-        &self.bytes
-    }
-}
-
-impl DerefMut for Block {
-    fn deref_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
-        bytes.shrink_to(BLOCK_BYTES);
-        // A caller may have moved the buffer out and left one without capacity.
-        bytes.reserve_exact(BLOCK_BYTES);
-        self.home.0.give(bytes);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,21 +235,5 @@ mod tests {
         assert_eq!((page.len(), page.spare(), page.push(b"x")), (PAGE_BYTES, 0, 0));
         drop(page);
         assert!(pool.reserve(1).unwrap().take().is_empty());
-    }
-
-    // Fails if a buffer that grew for a long line keeps its size, or a buffer comes back with old content.
-    #[test]
-    fn a_block_returns_empty_and_at_its_size() {
-        let pool = BlockPool::new(1);
-        let mut block = pool.take().unwrap();
-        block.resize(3 * BLOCK_BYTES, 7);
-        assert!(pool.take().is_none());
-        drop(block);
-        let mut block = pool.take().unwrap();
-        assert!(block.is_empty() && block.capacity() < 2 * BLOCK_BYTES);
-        drop(std::mem::take(&mut *block));
-        drop(block);
-        assert!(pool.take().unwrap().capacity() >= BLOCK_BYTES);
-        assert_eq!(pool.available(), 1);
     }
 }

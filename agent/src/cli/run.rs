@@ -10,10 +10,8 @@ use crate::disk::real::RealDisk;
 use crate::disk::uring::Ring;
 use crate::observe::{self, http::Health, metrics};
 use crate::pipeline::discover::discover;
-use crate::pipeline::state::recover;
-use crate::pipeline::{Ended, Mode, Parts, Pipeline};
+use crate::pipeline::{Ended, Mode};
 use crate::rung::Rung;
-use crate::upload::http::HttpDestination;
 use crate::watch::Watcher;
 
 /// Follow the configured audit logs and deliver them, until SIGTERM or SIGINT.
@@ -59,16 +57,12 @@ async fn follow(config: Config, ring: Option<Ring>, read_rung: &Rung) -> Result<
         .map_err(|error| Failure::machine("source.watch is set to inotify, and it is not available", error))?;
     metrics::set_rung("read", &metrics::READ_RUNGS, read_rung.name);
     metrics::set_rung("watch", &metrics::WATCH_RUNGS, watch_rung.name);
-    let destination = HttpDestination::new(&config.destination, USER_AGENT).map_err(Failure::usage)?;
-    let recovered =
-        recover(&disk, &config.cluster_id).await.map_err(|error| Failure { code: 1, message: error.to_string() })?;
+    let recovered = setup::recover(&disk, &config.cluster_id).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), read = %read_rung, watch = %watch_rung, stream = %recovered.checkpoint.stream,
         first_start = recovered.first_start, paths = ?config.source.paths, destination = %config.destination.url, "auditail runs"
     );
-    let parts = Parts { disk: Rc::new(disk), destination: Rc::new(destination), watcher, health, recovered };
-    let mut pipeline = Pipeline::new(config, Mode::Follow, parts)
-        .map_err(|error| Failure::machine("cannot start framing threads", error))?;
+    let mut pipeline = setup::pipeline(config, Mode::Follow, Rc::new(disk), watcher, health, recovered)?;
     match pipeline.run(stop).await {
         Ended::Settled => tracing::info!("stopped; everything read is delivered"),
         Ended::GraceOver => {

@@ -1,14 +1,22 @@
 //! What `run`, `ship` and `check` have in common: from a configuration to the parts of a pipeline.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use super::Failure;
-use crate::config::ReadRung;
+use super::run::USER_AGENT;
+use crate::config::{Config, DestinationConfig, ReadRung};
+use crate::disk::real::RealDisk;
 use crate::disk::uring::{Ring, Runtime};
+use crate::observe::http::Health;
+use crate::pipeline::state::{self, Recovered};
+use crate::pipeline::{Mode, Parts, Pipeline};
 use crate::rung::Rung;
+use crate::upload::http::HttpDestination;
+use crate::watch::Watcher;
 
 /// Name of the lock in the state directory.
 const LOCK: &str = "lock";
@@ -43,6 +51,31 @@ pub fn lock_state(directory: &Path) -> Result<StateLock, Failure> {
     }
 }
 
+/// Who holds the state directory, as far as is known; `None` where nobody does or there is no lock yet.
+///
+/// Takes a shared lock for the instant of asking, so that two who ask do not take each other for an agent.
+///
+/// # Errors
+/// Where the lock cannot be opened or asked for.
+pub fn lock_holder(directory: &Path) -> io::Result<Option<String>> {
+    /// Much longer than any process id.
+    const HOLDER_BYTES_MAX: u64 = 20;
+    let file = match File::open(directory.join(LOCK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let read = file.take(HOLDER_BYTES_MAX).read_to_string(&mut text);
+            let process = read.ok().and_then(|_| text.trim().parse::<u32>().ok());
+            Ok(Some(process.map_or("process unknown".to_owned(), |id| format!("process {id}"))))
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 /// The event loop, with the best way of reading that works or the one asked for, and the ring's buffers where there
 /// is a ring.
 ///
@@ -65,6 +98,39 @@ pub fn start_runtime(wanted: ReadRung) -> Result<(Runtime, Option<Ring>, Rung), 
         Err(error) if wanted == ReadRung::Auto => plain(format!("io_uring is not available: {error}")),
         Err(error) => Err(Failure::machine("source.read is set to uring, and io_uring is not available", error)),
     }
+}
+
+/// What is remembered in the state directory.
+///
+/// # Errors
+/// Where it cannot be read, or is not ours to use.
+pub async fn recover(disk: &RealDisk, cluster_id: &str) -> Result<Recovered, Failure> {
+    state::recover(disk, cluster_id).await.map_err(|error| Failure { code: 1, message: error.to_string() })
+}
+
+/// The configured destination.
+///
+/// # Errors
+/// Where it cannot be set up as configured.
+pub fn destination(config: &DestinationConfig) -> Result<HttpDestination, Failure> {
+    HttpDestination::new(config, USER_AGENT).map_err(Failure::usage)
+}
+
+/// A pipeline from files to the configured destination.
+///
+/// # Errors
+/// Where the destination cannot be set up as configured, or framing threads cannot be started.
+pub fn pipeline(
+    config: Config,
+    mode: Mode,
+    disk: Rc<RealDisk>,
+    watcher: Watcher,
+    health: Health,
+    recovered: Recovered,
+) -> Result<Pipeline<RealDisk, HttpDestination>, Failure> {
+    let destination = Rc::new(destination(&config.destination)?);
+    Pipeline::new(config, mode, Parts { disk, destination, watcher, health, recovered })
+        .map_err(|error| Failure::machine("cannot start framing threads", error))
 }
 
 /// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once; that loses nothing, as any crash.

@@ -115,7 +115,7 @@ pub(super) fn proxy(text: &str) -> Result<Proxy, Complaint> {
 }
 
 /// Whether a URL's host is this machine, so that nothing sent there can be overheard on a network.
-pub(super) fn is_loopback(url: &Uri) -> bool {
+pub(crate) fn is_loopback(url: &Uri) -> bool {
     let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -75,4 +75,7 @@ pub trait Disk: 'static {
 
     /// Names and sizes in bytes of the files in a folder of the state directory, empty where there is no such folder.
     fn list_state(&self, folder: &Path) -> io::Result<Vec<(String, u64)>>;
+
+    /// The clock that modification times are taken from: nanoseconds since the epoch. It may jump.
+    fn wall_ns(&self) -> u64;
 }

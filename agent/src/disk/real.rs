@@ -4,7 +4,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -63,8 +63,11 @@ impl Disk for RealDisk {
     }
 
     async fn read_at(&self, log: &LogFile, offset: u64, max: usize, mut into: Vec<u8>) -> (Vec<u8>, io::Result<usize>) {
-        if let (Some(ring), Some(file)) = (&self.ring, &log.ring) {
-            return ring.read_at(file, offset, max, into).await;
+        // Where all of the ring's buffers are in use, pread does it.
+        if let Some(file) = &log.ring
+            && let Some(buffer) = self.ring.as_ref().and_then(Ring::buffer)
+        {
+            return file.read_at(buffer, offset, max, into).await;
         }
         let filled = into.len();
         into.resize(filled + max, 0);
@@ -118,6 +121,11 @@ impl Disk for RealDisk {
             }
         }
         Ok(files)
+    }
+
+    fn wall_ns(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }
 }
 

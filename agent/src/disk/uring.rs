@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 
 use tokio_uring::buf::BoundedBuf;
-use tokio_uring::buf::fixed::FixedBufPool;
+use tokio_uring::buf::fixed::{FixedBuf, FixedBufPool};
 
 use crate::limits::{RING_BUFFER_BYTES, RING_BUFFERS};
 
@@ -80,16 +80,23 @@ impl Ring {
         Ok(Self { buffers })
     }
 
-    /// Reads at most `max` bytes at `offset` and appends them to `into`.
+    /// A free buffer, if there is one. Nobody waits for one: a buffer comes back when the read that has it is polled, and
+    /// who waits may be in the way of that.
+    pub fn buffer(&self) -> Option<FixedBuf> {
+        self.buffers.try_next(RING_BUFFER_BYTES)
+    }
+}
+
+impl RingFile {
+    /// Reads at most `max` bytes at `offset` through `buffer` and appends them to `into`.
     pub async fn read_at(
         &self,
-        file: &RingFile,
+        buffer: FixedBuf,
         offset: u64,
         max: usize,
         mut into: Vec<u8>,
     ) -> (Vec<u8>, io::Result<usize>) {
-        let buffer = self.buffers.next(RING_BUFFER_BYTES).await;
-        let (result, slice) = file.0.read_fixed_at(buffer.slice(..max.min(RING_BUFFER_BYTES)), offset).await;
+        let (result, slice) = self.0.read_fixed_at(buffer.slice(..max.min(RING_BUFFER_BYTES)), offset).await;
         if let Ok(read) = result {
             // The bytes are in the cache of this core: the copy that makes the block a plain buffer, which may move to
             // another thread, costs little.
@@ -119,7 +126,8 @@ mod tests {
             let (ring, ring_file) = (Ring::register().unwrap(), RingFile::new(&file).unwrap());
             let mut bytes = Vec::new();
             loop {
-                let (grown, read) = ring.read_at(&ring_file, bytes.len() as u64, usize::MAX, bytes).await;
+                let buffer = ring.buffer().unwrap();
+                let (grown, read) = ring_file.read_at(buffer, bytes.len() as u64, usize::MAX, bytes).await;
                 bytes = grown;
                 if read.unwrap() == 0 {
                     break;

@@ -14,7 +14,18 @@ use crate::config::LogFormat;
 /// # Errors
 /// Where logging has been started before.
 pub fn init(format: LogFormat, level: Level) -> Result<(), SetGlobalDefaultError> {
-    tracing::subscriber::set_global_default(subscriber(format, level, std::io::stderr))
+    init_to(format, level, std::io::stderr)
+}
+
+/// As [`init`], to another writer: one that keeps lines apart from a progress bar.
+///
+/// # Errors
+/// Where logging has been started before.
+pub fn init_to<W>(format: LogFormat, level: Level, writer: W) -> Result<(), SetGlobalDefaultError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    tracing::subscriber::set_global_default(subscriber(format, level, writer))
 }
 
 /// Writes events at `level` or above to `writer`, one line each.

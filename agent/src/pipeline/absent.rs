@@ -1,61 +1,71 @@
-//! Files that are finished, gone, or missing: when they are closed, forgotten, and reported lost.
+//! Files that are read to their end, were emptied, or have gone: when they are closed, forgotten or reported lost.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::scan::ScanReport;
-use super::source::{LostRange, Source};
+use super::scan::{MISSING_PATIENCE, ScanReport};
+use super::source::{LostRange, Source, Tracked};
 use crate::disk::Disk;
 use crate::ledger::FileKey;
 use crate::record::LossReason;
 use crate::types::Span;
 
-/// How long a file may be absent before what is missing of it is reported lost.
-pub(super) const MISSING_PATIENCE: Duration = Duration::from_secs(2);
-
 /// How long a finished file is kept open, for a writer that was left with it.
 const LINGER: Duration = Duration::from_secs(10);
 
 impl<D: Disk> Source<D> {
-    /// Finished files are closed after a while, unless they have grown in the meantime.
-    pub(super) fn close_finished(&mut self, disk: &D, now: Instant) {
+    /// Finished files are closed after a while. This comes before the look at the directory, so that what it finds in
+    /// their place can be told from copies.
+    pub(super) fn close_finished(&mut self, now: Instant) {
+        for file in self.files.values_mut() {
+            if file.finished_at.is_some_and(|finished| now.duration_since(finished) >= LINGER) {
+                file.handle = None;
+            }
+        }
+    }
+
+    /// Finished files that are still open and have grown are read on.
+    pub(super) fn reopen_grown(&mut self, disk: &D) {
         for (key, file) in &mut self.files {
-            let Some(finished) = file.finished_at else { continue };
             let len = file.handle.as_ref().and_then(|handle| disk.stat(handle).ok()).map(|stat| stat.len);
-            if !file.compressed && len.is_some_and(|len| len > file.read) {
+            if file.finished_at.is_some() && !file.compressed && len.is_some_and(|len| len > file.read) {
                 file.len = len;
                 file.finished_at = None;
                 file.end_confirmed = false;
                 if let Some(record) = self.ledger.files.get_mut(key) {
                     record.complete = false;
                 }
-            } else if now.duration_since(finished) >= LINGER {
-                file.handle = None;
             }
         }
     }
 
-    /// Files that are gone and delivered are forgotten; not at once, because a copy of one may turn up that was not there
-    /// when the directory was listed, and would be delivered again.
+    /// Files that are held open, have no name any more, and were emptied: what was in them is gone.
+    pub(super) fn drop_emptied(&mut self, disk: &D, report: &mut ScanReport) {
+        let emptied = |file: &Tracked<D::File>| {
+            let len = file.handle.as_ref().and_then(|handle| disk.stat(handle).ok()).map(|stat| stat.len);
+            !file.found && !file.compressed && len.is_some_and(|len| len < file.read)
+        };
+        let keys: Vec<FileKey> = self.files.iter().filter(|(_, file)| emptied(file)).map(|(key, _)| *key).collect();
+        keys.into_iter().for_each(|key| self.displace(key, report));
+    }
+
+    /// Forgets files that are delivered and have stayed away. Not at their first absence: a look may fall between two
+    /// renames, or between the removal of a file and the finding of its compressed form, and would take what was
+    /// forgotten for new.
     pub(super) fn forget_gone(&mut self, now: Instant) {
-        let absent = self.files.iter_mut().filter(|(_, file)| !file.found && file.handle.is_none());
-        let gone: Vec<FileKey> = absent
-            .filter_map(|(key, file)| {
-                let since = *file.missing_since.get_or_insert(now);
-                (now.duration_since(since) >= LINGER).then_some(*key)
-            })
-            .collect();
-        for key in gone {
-            let done =
-                self.files.get(&key).is_some_and(|file| file.finished_at.is_some() || file.len == Some(file.read));
-            let delivered = self.ledger.files.get(&key).is_none_or(|record| {
-                record.complete || Some(record.delivered) == self.files.get(&key).map(|file| file.read)
-            });
-            if done && delivered && self.ledger.forget_file(key) {
-                self.files.remove(&key);
+        let ledger = &mut self.ledger;
+        self.files.retain(|key, file| {
+            if file.found || file.handle.is_some() {
+                return true;
             }
-        }
+            let since = *file.missing_since.get_or_insert(now);
+            let done = file.finished_at.is_some() || file.len == Some(file.read);
+            let record = ledger.files.get(key);
+            let delivered = record.is_none_or(|record| record.complete || record.delivered == file.read);
+            let forget = done && delivered && now.duration_since(since) >= LINGER;
+            !(forget && ledger.forget_file(*key))
+        });
     }
 
     /// Reports what is missing of files that have stayed away.

@@ -4,8 +4,8 @@ use tokio::time::Instant;
 
 use super::delivery::Outgoing;
 use super::framing::give_up;
-use super::source::{LostRange, Source};
-use super::{Pipeline, report};
+use super::source::{Again, LostRange, Source};
+use super::{Mode, Pipeline, report};
 use crate::chunk::{CloseReason, OpenChunk, Purpose};
 use crate::compress::{BodyBuilder, Compressor, worst_case_pages};
 use crate::disk::Disk;
@@ -39,7 +39,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let stopping = self.stop_by.is_some();
         let source = &mut self.sources[index];
         let in_work = source.reading || !source.ready.is_empty() || !source.framing.is_empty();
-        let all_read = stopping || source.queue.is_empty() || source.drained;
+        let all_read = stopping || source.queue.is_empty() || source.drained || source.is_stuck();
         if !source.due || in_work || !all_read || !source.again.is_empty() && !stopping {
             return;
         }
@@ -48,7 +48,11 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             // A range that was decided is sent whole or not at all; the next start reads it again.
             source.open = None;
         } else if source.open.is_some() {
-            let reason = if stopping { CloseReason::Shutdown } else { CloseReason::Age };
+            let reason = match (stopping, &self.mode) {
+                (true, _) => CloseReason::Shutdown,
+                (false, Mode::Once(_)) if source.queue.is_empty() => CloseReason::FileEnd,
+                (false, _) => CloseReason::Age,
+            };
             self.close(index, reason, now);
         }
         let source = &mut self.sources[index];
@@ -108,12 +112,9 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
 
     fn send(&mut self, index: usize, sequence: u64, manifest: Manifest, open: OpenChunk, generation: u64) {
         let encoding = self.config.chunk.encoding;
-        let oldest_event_us = open.oldest_event_us;
-        // A range that was to be cut and came back whole is one line.
-        let uncut = matches!(open.purpose, Purpose::Again { span, part_bytes: Some(_), .. } if span == open.span);
-        let divisible = !uncut && manifest.events + manifest.malformed > 1;
+        let (oldest_event_us, indivisible) = (open.oldest_event_us, open.is_indivisible());
         let delivery = Delivery { manifest, encoding, body: open.body.finish() };
-        self.outbox.push_back(Outgoing { source: index, sequence, delivery, generation, oldest_event_us, divisible });
+        self.outbox.push_back(Outgoing { source: index, sequence, delivery, generation, oldest_event_us, indivisible });
     }
 
     fn manifest(&self, index: usize, entry: &Entry, part: Option<&Part>, open: Option<&OpenChunk>) -> Manifest {
@@ -183,8 +184,9 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         reason: LossReason,
         now: Instant,
     ) {
-        // What was read of it stays unsent: the record stands for the whole range.
+        // What was read of it stays unsent: the record stands for the whole range, but for parts that were decided.
         let source = &mut self.sources[index];
+        let span = Span::new(source.ledger.parts_end(sequence, span), span.end);
         source.open.take_if(|open| matches!(open.purpose, Purpose::Again { sequence: of, .. } if of == sequence));
         source
             .ready
@@ -227,15 +229,14 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let mut body = BodyBuilder::new(encoding);
         body.push(segment);
         let delivery = Delivery { manifest: self.manifest(index, entry, part, None), encoding, body: body.finish() };
-        let outgoing = Outgoing {
+        self.outbox.push_back(Outgoing {
             source: index,
             sequence: entry.sequence,
             delivery,
             generation,
             oldest_event_us: None,
-            divisible: false,
-        };
-        self.outbox.push_back(outgoing);
+            indivisible: true,
+        });
     }
 }
 
@@ -263,11 +264,14 @@ impl<D: Disk> Source<D> {
         }
     }
 
-    /// The checkpoint was damaged: says so in the stream, once a file is known. Returns whether it could.
-    pub(super) fn note_state_lost(&mut self) -> bool {
-        let Some(&file) = self.ledger.files.keys().next() else { return false };
-        self.lost.push(LostRange { file, span: Span::new(0, 0), end_known: false, reason: LossReason::StateLost });
-        true
+    /// The checkpoint was damaged: says so in the stream, once a file is known.
+    pub(super) fn note_state_lost(&mut self) {
+        if self.state_lost
+            && let Some(&file) = self.ledger.files.keys().next()
+        {
+            self.lost.push(LostRange { file, span: Span::new(0, 0), end_known: false, reason: LossReason::StateLost });
+            self.state_lost = false;
+        }
     }
 
     /// Records that the destination needs a chunk, or a part of one, in smaller parts.
@@ -277,7 +281,7 @@ impl<D: Disk> Source<D> {
         self.learned_bytes_max =
             Some(self.learned_bytes_max.map_or(half, |known| known.min(half)).max(LEARNED_BYTES_MIN));
         let Some(file) = self.ledger.entry(sequence).map(|entry| entry.file) else { return };
-        self.again.push_back((file, Purpose::Again { sequence, span, part_bytes: Some(half) }, span));
+        self.again.push_back(Again::new(file, sequence, span, Some(half)));
     }
 }
 

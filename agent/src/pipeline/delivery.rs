@@ -8,6 +8,7 @@ use super::aside::set_aside;
 use super::{Pipeline, report};
 use crate::disk::Disk;
 use crate::ledger::State;
+use crate::manifest::Manifest;
 use crate::upload::deliver::{Verdict, deliver};
 use crate::upload::retry::RetryPolicy;
 use crate::upload::{Delivery, Destination};
@@ -20,8 +21,8 @@ pub(super) struct Outgoing {
     /// Generation of the state that has to be durable before this may be sent.
     pub(super) generation: u64,
     pub(super) oldest_event_us: Option<u64>,
-    /// Whether it can be sent in parts, should it be too large.
-    pub(super) divisible: bool,
+    /// It was to be divided and could not be: all of it is one line.
+    pub(super) indivisible: bool,
 }
 
 /// How a chunk's way has ended.
@@ -52,7 +53,9 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
                 let verdict = deliver(&*destination, &outgoing.delivery, &policy, &mut rng, &mut report::attempt).await;
                 let end = match verdict {
                     Verdict::Delivered => End::Delivered,
-                    Verdict::TooLarge if outgoing.divisible => End::TooLarge,
+                    Verdict::TooLarge if !outgoing.indivisible && is_divisible(&outgoing.delivery.manifest) => {
+                        End::TooLarge
+                    }
                     Verdict::TooLarge => {
                         let reason = "a single event larger than the destination takes (413)".to_owned();
                         set_aside(&disk, &outgoing.delivery, &reason, aside_bytes_max).await;
@@ -78,7 +81,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             End::Delivered => {
                 source.ledger.settle(sequence, id, State::Delivered);
                 report::delivered(&delivery, latency(oldest_event_us));
-                self.progress.delivered(span.len(), delivery.manifest.events);
+                self.progress.delivered(&delivery.manifest);
                 self.state.changed(now);
             }
             End::TooLarge => {
@@ -110,6 +113,10 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             );
         }
     }
+}
+
+fn is_divisible(manifest: &Manifest) -> bool {
+    manifest.events + manifest.malformed > 1
 }
 
 fn latency(event_us: Option<u64>) -> Option<Duration> {

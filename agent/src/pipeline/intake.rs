@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::framing::Job;
-use super::reader::{Filled, Reader, read_prefix};
-use super::source::{LostRange, Source};
+use super::peek::Expected;
+use super::reader::{Filled, Reader};
+use super::source::{Again, LostRange, Source};
 use super::{Mode, Pipeline, report};
 use crate::chunk::{CloseReason, OpenChunk, Purpose};
 use crate::compress::worst_case_pages;
@@ -16,6 +17,7 @@ use crate::frame::{Content, Shape};
 use crate::ledger::FileKey;
 use crate::limits::{BLOCK_BYTES, FINGERPRINT_BYTES_MAX};
 use crate::record::LossReason;
+use crate::source::matching::Location;
 use crate::source::name::Order;
 use crate::types::{Fingerprint, Span};
 use crate::upload::Destination;
@@ -40,14 +42,16 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     /// that the one before it is finished.
     pub(super) fn look(&mut self) {
         for source in &mut self.sources {
-            let front_end = source.reader.as_ref().map(Reader::end);
-            for (at, key) in source.queue.iter().enumerate() {
+            // Not the front alone: that a younger file has data is what ends the one before it.
+            for (place, key) in source.queue.iter().enumerate() {
                 let Some(file) = source.files.get_mut(key) else { continue };
                 let Some(stat) = file.handle.as_ref().and_then(|handle| self.disk.stat(handle).ok()) else { continue };
-                let known = front_end.filter(|_| at == 0).unwrap_or(file.read);
-                if !file.compressed && stat.len < known {
-                    // Emptied: which file this is now, the next look at the directory finds out.
+                let reader = source.reader.as_ref().filter(|_| place == 0);
+                if !file.compressed && stat.len < reader.map_or(file.read, Reader::end) {
+                    // Emptied: which file this is now, the next look at the directory finds out. What was known to be
+                    // there stays known, so that it can be reported lost.
                     self.next_scan = Instant::now();
+                    continue;
                 }
                 source.drained &= file.len == Some(stat.len);
                 file.len = Some(stat.len);
@@ -74,11 +78,11 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     pub(super) fn start_read(&mut self, index: usize, now: Instant) {
         let blocked = self.stop_by.is_some() || self.blocks_in_framing >= self.buffer_count();
         let source = &mut self.sources[index];
-        let waiting = source.retry_at.is_some_and(|at| at > now);
-        if blocked || waiting || source.reading || !source.ready.is_empty() {
+        // Also where something else is in the way: a deadline that has passed and stays would wake the loop for ever.
+        source.retry_at.take_if(|at| *at <= now);
+        if blocked || source.retry_at.is_some() || source.reading || !source.ready.is_empty() {
             return;
         }
-        source.retry_at = None;
         if !source.again.is_empty() && source.reader.as_ref().is_some_and(|reader| reader.purpose == Purpose::Next) {
             source.paused = source.reader.take();
         }
@@ -97,13 +101,12 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let source = &mut self.sources[index];
         source.reading = true;
         // The live file is the only one that can be emptied while it is read.
-        let compare = source.fingerprint_to_compare(&reader);
+        let compare = source.expected_of_live(&reader);
         source.drained = false;
         let (disk, handle) = (self.disk.clone(), reader.handle());
         self.reads.push(Box::pin(async move {
-            if let Some(fingerprint) = compare
-                && let Ok((prefix, _)) = read_prefix(&*disk, &*handle, false, FINGERPRINT_BYTES_MAX).await
-                && !fingerprint.matches(&prefix)
+            if let Some(expected) = compare
+                && !expected.is_in(&*disk, &*handle).await
             {
                 return ReadDone { source: index, reader, filled: Filled::End, replaced: true };
             }
@@ -139,13 +142,13 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         if let Some(reader) = source.reader.take() {
             return Some(reader);
         }
-        if let Some(&(key, purpose, span)) = source.again.front() {
+        if let Some(&Again { file: key, purpose, from }) = source.again.front() {
             let Some(handle) = source.handle_of(&*self.disk, key) else {
                 self.cannot_read_again(index, now);
                 return None;
             };
             let compressed = source.files.get(&key)?.compressed;
-            return Some(Reader::new(key, handle, span.start, purpose, compressed, line_bytes_max));
+            return Some(Reader::new(key, handle, from, purpose, compressed, line_bytes_max));
         }
         if let Some(reader) = source.paused.take() {
             return Some(reader);
@@ -161,10 +164,13 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let source = &mut self.sources[index];
         source.reading = false;
         let out_of_place = reader.purpose == Purpose::Next && source.queue.front() != Some(&reader.file);
-        if replaced || out_of_place || self.stop_by.is_some() {
+        if replaced || out_of_place || self.stop_by.is_some() || !source.reads_the_file(&reader) {
             if replaced {
+                // Where the look does not find the file (it has no name any more), nothing has changed after it.
+                source.retry_at = Some(now + READ_RETRY);
                 self.next_scan = now;
             }
+            source.note_position(&reader);
             return self.park(&mut reader);
         }
         let more = matches!(filled, Filled::More);
@@ -176,19 +182,26 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             (Purpose::Next, Filled::End) => self.at_end(index, reader, now),
             (_, Filled::Failed(error)) => {
                 tracing::error!(source = source.name, file = source.path_of(reader.file), %error, "cannot read the file; it will be tried again");
-                source.retry_at = Some(now + READ_RETRY);
-                self.park(&mut reader);
+                self.read_on_later(index, reader, now);
             }
+            (Purpose::Again { .. }, Filled::Corrupt) => self.give_up_rest(index, reader, now),
             (_, Filled::Incomplete | Filled::Corrupt) if !once && source.once_more(reader.file, GZIP_TRIES_MAX) => {
-                let source = &mut self.sources[index];
-                source.retry_at = Some(now + READ_RETRY);
-                self.park(&mut reader);
+                self.read_on_later(index, reader, now);
             }
             (_, Filled::Incomplete | Filled::Corrupt) => self.give_up_rest(index, reader, now),
         }
         if more && let Some(file) = self.sources[index].queue.front().copied() {
             self.sources[index].note_more(file);
         }
+    }
+
+    /// A read has failed and may succeed later. Of a range that was decided a part may have gone through framing: its
+    /// reader goes on where it was, else the chunk would not be the one that was decided.
+    fn read_on_later(&mut self, index: usize, mut reader: Reader<D::File>, now: Instant) {
+        self.park(&mut reader);
+        let source = &mut self.sources[index];
+        source.retry_at = Some(now + READ_RETRY);
+        source.reader = (reader.purpose != Purpose::Next).then_some(reader);
     }
 
     fn is_once(&self) -> bool {
@@ -208,8 +221,10 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         }
         if reader.purpose == Purpose::Next
             && let Some(file) = self.sources[index].files.get_mut(&reader.file)
+            && file.read < reader.start()
         {
             file.read = reader.start();
+            file.line_end = (!reader.is_mid_line()).then_some(file.read);
         }
     }
 
@@ -230,6 +245,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
                 file.len = file.len.max(Some(reader.end()));
             }
             source.finish_front(now);
+            // Nothing more is to be waited for that the chunk could take.
+            source.due |= once;
             self.state.changed(now);
         } else {
             // What the writer wrote before it turned to the next file is all there once the next file has data: one
@@ -241,28 +258,34 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         }
     }
 
-    /// A decided range has been read; a file that has become shorter than the range is a loss.
+    /// A decided range has been read, unless the file has become shorter than the range: then it was emptied, and its content
+    /// may be found elsewhere.
     fn finish_again(&mut self, index: usize, mut reader: Reader<D::File>, purpose: Purpose, now: Instant) {
-        self.cut(index, &mut reader, true);
-        let (read_to, file) = (reader.start(), reader.file);
-        self.park(&mut reader);
-        let source = &mut self.sources[index];
-        source.again.pop_front();
-        if let Purpose::Again { sequence, span, .. } = purpose
-            && read_to < span.end
-        {
-            self.give_up_decided(index, file, sequence, span, LossReason::Truncated, now);
+        let Purpose::Again { span, .. } = purpose else { return };
+        if reader.end() < span.end {
+            self.park(&mut reader);
+            self.sources[index].note_position(&reader);
+            return self.cannot_read_again(index, now);
         }
+        self.cut(index, &mut reader, true);
+        self.park(&mut reader);
+        self.sources[index].again.pop_front();
     }
 
-    /// A decided range whose file is not there: it may come back under another name, so it is given some time.
+    /// A decided range whose file cannot be opened. Where it is there, or nobody can tell, that may be mended; where it is
+    /// not, it may come back under another name, so it is given some time.
     fn cannot_read_again(&mut self, index: usize, now: Instant) {
         let source = &mut self.sources[index];
-        let Some(&(key, Purpose::Again { sequence, span, .. }, _)) = source.again.front() else { return };
+        let Some(&Again { file: key, purpose: Purpose::Again { sequence, span, .. }, .. }) = source.again.front()
+        else {
+            return;
+        };
+        let may_be_there =
+            !source.sees_all || source.files.get(&key).is_some_and(|file| file.found && file.handle.is_none());
         let since = source.files.get_mut(&key).map(|file| *file.missing_since.get_or_insert(now));
-        if since.is_some_and(|since| now.duration_since(since) < super::absent::MISSING_PATIENCE) {
-            source.retry_at = Some(now + super::absent::MISSING_PATIENCE);
-            self.next_scan = self.next_scan.min(now + super::absent::MISSING_PATIENCE / 2);
+        if may_be_there || since.is_some_and(|since| now.duration_since(since) < super::scan::MISSING_PATIENCE) {
+            source.retry_at = Some(now + super::scan::MISSING_PATIENCE);
+            self.next_scan = now;
             return;
         }
         source.again.pop_front();
@@ -274,6 +297,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         self.cut(index, &mut reader, true);
         let (end, file, purpose) = (reader.start(), reader.file, reader.purpose);
         self.park(&mut reader);
+        let once = self.is_once();
         let source = &mut self.sources[index];
         match purpose {
             Purpose::Again { sequence, span, .. } => {
@@ -283,14 +307,21 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             Purpose::Next => {
                 let span = Span::new(end, end);
                 source.lost.push(LostRange { file, span, end_known: false, reason: LossReason::CorruptGzip });
+                if let Some(file) = source.files.get_mut(&file) {
+                    // A backup on a node stays as it is; a copy that was shipped may be replaced by a whole one.
+                    file.try_again = once;
+                }
                 source.finish_front(now);
             }
         }
     }
 
-    /// Hands the blocks that are ready to framing, as far as the pool has pages for what they may become.
+    /// Hands the blocks that are ready to framing, as far as its channels hold them and the pool has pages for what they
+    /// may become.
     pub(super) fn hand_to_framing(&mut self, index: usize, now: Instant) {
-        while let Some((_, purpose, block)) = self.sources[index].ready.front() {
+        while self.blocks_in_framing < self.buffer_count()
+            && let Some((_, purpose, block)) = self.sources[index].ready.front()
+        {
             let pages = worst_case_pages(block.bytes.len());
             let again = *purpose != Purpose::Next;
             let pages = match self.pool.reserve(pages) {
@@ -346,6 +377,15 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
 
     fn append(&mut self, index: usize, mut finished: super::framing::Finished, now: Instant) {
         let (file, purpose, span) = (finished.file, finished.purpose, finished.block.span);
+        if let Purpose::Again { sequence, .. } = purpose
+            && self.sources[index].ledger.is_given_up(sequence, span)
+        {
+            // It was in framing when the rest of its range turned out to be lost.
+            return self.take_back(finished.block.bytes);
+        }
+        if self.sources[index].open.as_ref().is_some_and(|open| open.part_would_outgrow(span, purpose)) {
+            self.close(index, CloseReason::Decided, now);
+        }
         if self.sources[index].open.as_ref().is_some_and(|open| !open.continues_with(file, span, purpose)) {
             self.close(index, CloseReason::FileEnd, now);
         }
@@ -381,15 +421,13 @@ impl<D: Disk> Source<D> {
     }
 
     /// Whether the next read is worth its wake-up: of a file that is still being written, only when a block's worth has
-    /// gathered or the chunk is due; of one that has been read to its end, only when something has changed since.
+    /// gathered or the chunk is due. When it is due, reading goes on until a read finds nothing more, because only
+    /// then the chunk is closed.
     fn wants_read(&self, live: bool) -> bool {
         let Some(file) = self.queue.front().and_then(|key| self.files.get(key)) else { return false };
-        if !live {
-            return !self.drained;
-        }
         let end = self.reader.as_ref().or(self.paused.as_ref()).map_or(file.read, Reader::end);
         let unread = file.len.unwrap_or(0).saturating_sub(end);
-        !self.drained && unread > 0 && (self.due || unread >= BLOCK_BYTES as u64)
+        !self.drained && (!live || self.due || unread >= BLOCK_BYTES as u64)
     }
 
     /// The first line of a file is complete: from now on its identity does not change.
@@ -398,6 +436,7 @@ impl<D: Disk> Source<D> {
             && let Some(record) = self.ledger.files.get_mut(&key)
         {
             record.id.fingerprint = Fingerprint::of(first_block);
+            record.identified = first_block.contains(&b'\n') || first_block.len() >= FINGERPRINT_BYTES_MAX;
         }
     }
 
@@ -438,9 +477,24 @@ impl<D: Disk> Source<D> {
     }
 
     /// What the live file has to start with.
-    fn fingerprint_to_compare(&self, reader: &Reader<D::File>) -> Option<Fingerprint> {
+    fn expected_of_live(&self, reader: &Reader<D::File>) -> Option<Expected> {
         let file = self.files.get(&reader.file)?;
-        let compare = file.order == Order::Live && !file.compressed && reader.purpose == Purpose::Next;
-        compare.then(|| self.ledger.files.get(&reader.file).map(|record| record.id.fingerprint))?
+        let compare = file.order == Order::Live && !file.compressed;
+        compare.then(|| self.expected(reader.file))
+    }
+
+    /// Whether a reader still reads what its file is taken to be: a look at the directory may have found the content
+    /// elsewhere since, or not at all.
+    fn reads_the_file(&self, reader: &Reader<D::File>) -> bool {
+        let handle = self.files.get(&reader.file).and_then(|file| file.handle.as_ref());
+        let displaced = self.ledger.files.get(&reader.file).is_none_or(|record| record.at == Location::NOWHERE);
+        handle.map_or(!displaced, |handle| Rc::ptr_eq(handle, &reader.handle()))
+    }
+
+    /// A reader is given up: the next one for the same range goes on where it ended.
+    pub(super) fn note_position(&mut self, reader: &Reader<D::File>) {
+        if let Some(again) = self.again.front_mut().filter(|again| again.purpose == reader.purpose) {
+            again.from = reader.start();
+        }
     }
 }

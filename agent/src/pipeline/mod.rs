@@ -12,6 +12,7 @@ pub mod discover;
 mod framing;
 mod intake;
 mod order;
+mod peek;
 mod reader;
 mod report;
 mod scan;
@@ -22,7 +23,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
@@ -33,7 +34,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, StartAt};
 use crate::disk::Disk;
 use crate::ledger::Ledger;
-use crate::limits::{BLOCK_BYTES, PAGE_BYTES, SOURCES_MAX};
+use crate::limits::{BLOCK_BYTES, ONCE_FILES_MAX, PAGE_BYTES, SOURCES_MAX};
 use crate::observe::http::Health;
 use crate::pool::PagePool;
 use crate::types::StreamId;
@@ -70,10 +71,15 @@ pub enum Ended {
 /// to leave sooner.
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
+/// Looks at the directories are this far apart at least: where names come and go all the time, reading goes on.
+const SCAN_PAUSE: Duration = Duration::from_millis(100);
+
 /// The agent.
 pub struct Pipeline<D: Disk, T: Destination> {
     config: Rc<Config>,
     mode: Mode,
+    /// Files of [`Mode::Once`] that have not been taken up.
+    waiting: VecDeque<PathBuf>,
     disk: Rc<D>,
     destination: Rc<T>,
     watcher: Watcher,
@@ -96,6 +102,8 @@ pub struct Pipeline<D: Disk, T: Destination> {
     outbox: VecDeque<Outgoing>,
     /// When to look at the directories again at the latest.
     next_scan: Instant,
+    /// When to look at them again at the earliest.
+    scan_not_before: Instant,
     /// Writes have been noticed; when to look how much was written.
     look_at: Option<Instant>,
     /// Set when the agent has been told to stop: until when it may deliver.
@@ -138,12 +146,17 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let blocks = config.limits.workers * 2 + 2;
         let start_at = if first_start && mode == Mode::Follow { config.source.start_at } else { StartAt::Beginning };
         let state = StateKeeper::new(parts.disk.clone());
+        let waiting = match &mode {
+            Mode::Follow => VecDeque::new(),
+            Mode::Once(files) => files.iter().cloned().collect(),
+        };
         Ok(Self {
             framing: Framing::start(config.limits.workers, blocks, config.chunk.encoding, config.chunk.level)?,
             pool: PagePool::new(config.limits.body_pool_bytes / PAGE_BYTES),
             buffers: (0..blocks).map(|_| Vec::with_capacity(BLOCK_BYTES)).collect(),
             config: Rc::new(config),
             mode,
+            waiting,
             disk: parts.disk,
             destination: parts.destination,
             watcher: parts.watcher,
@@ -160,6 +173,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             uploads: FuturesUnordered::new(),
             outbox: VecDeque::new(),
             next_scan: Instant::now(),
+            scan_not_before: Instant::now(),
             look_at: None,
             stop_by: None,
         })
@@ -180,7 +194,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         loop {
             let now = Instant::now();
             self.health.beat();
-            if self.next_scan <= now {
+            if self.scan_due() <= now || self.room_for_files() > 0 {
                 self.scan(now).await;
             }
             self.advance(now);
@@ -228,13 +242,14 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     async fn next_event(&mut self, stop: std::pin::Pin<&mut impl Future<Output = ()>>) -> Event<D::File> {
         let deadline = self.deadline();
         let stopping = self.stop_by.is_some();
+        let scan_is_due = self.next_scan <= Instant::now();
         tokio::select! {
             biased;
             () = stop, if !stopping => Event::Stop,
             () = self.framing.wait() => Event::Framed,
             Some(done) = self.uploads.next() => Event::Uploaded(Box::new(done)),
             result = self.state.saved() => Event::Saved(result),
-            () = self.watcher.structure_changed() => Event::StructureChanged,
+            () = self.watcher.structure_changed(), if !scan_is_due => Event::StructureChanged,
             Some(done) = self.reads.next() => Event::Read(Box::new(done)),
             () = self.watcher.data_written(), if self.look_at.is_none() && !stopping => Event::DataWritten,
             () = tokio::time::sleep_until(deadline) => Event::Deadline,
@@ -246,8 +261,12 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             let due = source.oldest_unsent.filter(|_| !source.due).map(|since| since + self.config.chunk.offload_after);
             [due, source.retry_at]
         });
-        let others = [Some(self.next_scan), self.look_at, self.stop_by, self.state.deadline()];
+        let others = [Some(self.scan_due()), self.look_at, self.stop_by, self.state.deadline()];
         sources.chain(others).flatten().min().unwrap_or(self.next_scan)
+    }
+
+    fn scan_due(&self) -> Instant {
+        self.next_scan.max(self.scan_not_before)
     }
 
     fn look_interval(&self) -> Duration {
@@ -257,11 +276,16 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     /// Looks for logs, and in each one's directory for what has changed.
     async fn scan(&mut self, now: Instant) {
         self.next_scan = now + self.config.source.rescan_interval;
+        self.scan_not_before = now + SCAN_PAUSE;
         let mut directories = self.find_sources();
-        let wall_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
-        let moment = Moment { now, wall_ns, start_at: self.start_at };
         let disk = self.disk.clone();
+        let moment = Moment { now, wall_ns: disk.wall_ns(), start_at: self.start_at };
+        let once = self.mode != Mode::Follow;
         for source in &mut self.sources {
+            if once && source.is_finished() {
+                source.close_files();
+                continue;
+            }
             let problem = source.live_problem.clone();
             let found = source.scan(&*disk, moment).await;
             self.next_scan = found.again_in.map_or(self.next_scan, |pause| self.next_scan.min(now + pause));
@@ -269,12 +293,10 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             directories.insert(source.directory.clone());
             source.drained = false;
         }
-        if self.sources.iter().any(|source| !source.files.is_empty()) {
-            self.start_at = StartAt::Beginning;
-        }
-        if std::mem::take(&mut self.state_lost) {
-            self.state_lost = self.sources.iter_mut().any(|source| !source.note_state_lost());
-        }
+        // What appears from now on was written after the start.
+        self.start_at = StartAt::Beginning;
+        self.state_lost = false;
+        self.sources.iter_mut().for_each(Source::note_state_lost);
         let prefix = |source: &Source<D>| shared_prefix(&source.base).to_owned();
         let mut prefixes: std::collections::BTreeSet<String> = self.sources.iter().map(prefix).collect();
         if self.config.source.paths.iter().any(|path| path.contains(['*', '?', '['])) {
@@ -284,18 +306,19 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         if let Err(error) = self.watcher.watch(Targets { directories, prefixes, files }) {
             tracing::warn!(%error, "not everything can be watched; the rest is looked at every rescan_interval");
         }
-        // What was written before the watch was set wakes nobody.
+        // Of what was written between the look at a file and the watch on it nobody is told.
         self.look();
     }
 
     fn find_sources(&mut self) -> std::collections::BTreeSet<PathBuf> {
-        let found = match &self.mode {
-            Mode::Once(files) => {
-                discover::Found { logs: files.iter().cloned().collect(), directories: Default::default() }
+        let (logs, directories): (Vec<PathBuf>, _) = match self.mode {
+            Mode::Once(_) => (self.waiting.drain(..self.room_for_files()).collect(), Default::default()),
+            Mode::Follow => {
+                let found = discover::discover(&*self.disk, &self.config.source.paths);
+                (found.logs.into_iter().collect(), found.directories)
             }
-            Mode::Follow => discover::discover(&*self.disk, &self.config.source.paths),
         };
-        for path in found.logs {
+        for path in logs {
             let name = path.to_string_lossy().into_owned();
             if self.sources.iter().any(|source| source.name == name) {
                 continue;
@@ -309,18 +332,30 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
                 continue;
             }
             let ledger = self.remembered.remove(&name).unwrap_or_default();
-            let source = Source::new(&path, self.mode == Mode::Follow, ledger);
+            let mut source = Source::new(&path, self.mode == Mode::Follow, ledger);
+            source.state_lost = self.state_lost;
             self.sources.push(source);
             self.resend_losses(self.sources.len() - 1);
         }
-        found.directories
+        directories
+    }
+
+    /// How many waiting files can be taken up: each one under way holds a buffer and an open chunk. They are taken up
+    /// several at a time, because each time all that are under way are looked at again.
+    fn room_for_files(&self) -> usize {
+        if self.waiting.is_empty() || self.stop_by.is_some() {
+            return 0;
+        }
+        let under_way = self.sources.iter().filter(|source| !source.is_finished()).count();
+        if under_way > ONCE_FILES_MAX / 2 { 0 } else { self.waiting.len().min(ONCE_FILES_MAX - under_way) }
     }
 
     fn is_done(&self) -> bool {
         let ends = self.stop_by.is_some() || self.mode != Mode::Follow;
-        let exhausted =
-            |source: &Source<D>| self.stop_by.is_some() || source.queue.is_empty() && source.embryos.is_empty();
-        ends && self.outbox.is_empty()
+        let exhausted = |source: &Source<D>| self.stop_by.is_some() || source.is_exhausted();
+        let taken_up = self.stop_by.is_some() || self.waiting.is_empty();
+        ends && taken_up
+            && self.outbox.is_empty()
             && self.uploads.is_empty()
             && self.sources.iter().all(|source| source.is_settled() && exhausted(source))
     }

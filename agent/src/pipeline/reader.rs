@@ -72,8 +72,24 @@ impl<F: 'static> Reader<F> {
             skip: start,
             state: State::NeedsInput,
         });
-        let cutter = cutter(start, false, line_bytes_max, purpose);
-        Self { file, purpose, handle, cutter, gzip, positioned: start == 0, line_bytes_max }
+        let mut reader = Self {
+            file,
+            purpose,
+            handle,
+            cutter: BlockCutter::new(start, false, line_bytes_max),
+            gzip,
+            positioned: false,
+            line_bytes_max,
+        };
+        reader.set_position(start, false);
+        reader.positioned = start == 0;
+        reader
+    }
+
+    fn set_position(&mut self, start: u64, mid_line: bool) {
+        let lines_bytes_max = self.part_bytes().unwrap_or(usize::MAX);
+        self.cutter = BlockCutter::new(start, mid_line, self.line_bytes_max).with_lines_of(lines_bytes_max);
+        self.positioned = true;
     }
 
     /// The open file.
@@ -89,6 +105,11 @@ impl<F: 'static> Reader<F> {
     /// Offset up to which the content has been read.
     pub(super) fn end(&self) -> u64 {
         self.cutter.end()
+    }
+
+    /// Whether what has been cut off ends inside a line, or without its newline.
+    pub(super) fn is_mid_line(&self) -> bool {
+        self.cutter.is_mid_line()
     }
 
     /// Takes a pooled buffer to read into, unless there is one; gives back the one it had instead.
@@ -122,7 +143,7 @@ impl<F: 'static> Reader<F> {
         if let Err(ended) = self.position(disk).await {
             return ended;
         }
-        let target = match part_bytes(self.purpose) {
+        let target = match self.part_bytes() {
             Some(bytes) if self.cutter.bytes.len() < bytes => bytes,
             Some(bytes) => self.cutter.bytes.len() + bytes.max(PART_STEP_BYTES),
             None => (self.cutter.bytes.len() + BLOCK_BYTES / 2).max(BLOCK_BYTES),
@@ -151,6 +172,16 @@ impl<F: 'static> Reader<F> {
         }
     }
 
+    /// Parts of a split chunk may have to be smaller than a block.
+    fn part_bytes(&self) -> Option<usize> {
+        match self.purpose {
+            Purpose::Again { part_bytes: Some(bytes), .. } => {
+                Some(usize::try_from(bytes).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES))
+            }
+            _ => None,
+        }
+    }
+
     /// Learns whether the first wanted byte is inside a line: it is, unless the byte before it is a newline.
     async fn position<D: Disk<File = F>>(&mut self, disk: &D) -> Result<(), Filled> {
         let start = self.cutter.start();
@@ -175,8 +206,7 @@ impl<F: 'static> Reader<F> {
                 }
             };
             if let Some(before) = before {
-                self.cutter = cutter(start, before != b'\n', self.line_bytes_max, self.purpose);
-                self.positioned = true;
+                self.set_position(start, before != b'\n');
             }
         }
         Ok(())
@@ -195,24 +225,6 @@ impl<F: 'static> Reader<F> {
             Ok(_) => Filled::More,
             Err(error) => Filled::Failed(error),
         }
-    }
-}
-
-/// Parts of a split chunk may have to be smaller than a block.
-fn part_bytes(purpose: Purpose) -> Option<usize> {
-    match purpose {
-        Purpose::Again { part_bytes: Some(bytes), .. } => {
-            Some(usize::try_from(bytes).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES))
-        }
-        _ => None,
-    }
-}
-
-fn cutter(start: u64, mid_line: bool, line_bytes_max: usize, purpose: Purpose) -> BlockCutter {
-    let cutter = BlockCutter::new(start, mid_line, line_bytes_max);
-    match part_bytes(purpose) {
-        Some(bytes) => cutter.with_block_bytes_max(bytes),
-        None => cutter,
     }
 }
 
@@ -241,27 +253,4 @@ impl Gzip {
             Err(_) => Filled::Corrupt,
         }
     }
-}
-
-/// The first bytes of a file's content, at most `max`, and whether they are all there is.
-///
-/// # Errors
-/// Those of reading; a gzip file that ends early or is damaged gives what could be decoded, with `false`.
-pub(super) async fn read_prefix<D: Disk>(
-    disk: &D,
-    handle: &D::File,
-    compressed: bool,
-    max: usize,
-) -> io::Result<(Vec<u8>, bool)> {
-    let (input_max, mut content) = (if compressed { GZIP_INPUT_BYTES } else { max }, Vec::new());
-    let (input, read) = disk.read_at(handle, 0, input_max, Vec::with_capacity(input_max)).await;
-    read?;
-    if !compressed {
-        let all = input.len() < max;
-        return Ok((input, all));
-    }
-    // One push fills the prefix or uses the input up; where neither is enough, the prefix is what could be decoded.
-    let pushed = GzipReader::new().push(&input, &mut content, max);
-    let all = pushed.is_ok_and(|progress| progress.state == State::Complete) && input.len() < input_max;
-    Ok((content, all))
 }

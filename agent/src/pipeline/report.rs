@@ -13,6 +13,7 @@ use super::source::Source;
 use crate::chunk::CloseReason;
 use crate::disk::Disk;
 use crate::frame::Framed;
+use crate::manifest::{Kind, Manifest};
 use crate::observe::metrics::names;
 use crate::record::Loss;
 use crate::upload::deliver::AttemptReport;
@@ -29,9 +30,11 @@ pub struct Progress {
     pub bytes_delivered: Cell<u64>,
     /// Events with a receipt.
     pub events_delivered: Cell<u64>,
+    /// Malformed lines with a receipt.
+    pub malformed_delivered: Cell<u64>,
     /// Chunks the destination refused for good.
     pub chunks_aside: Cell<u64>,
-    /// Ranges reported lost.
+    /// Loss records with a receipt.
     pub losses: Cell<u64>,
 }
 
@@ -48,9 +51,15 @@ impl Progress {
         add(&self.events_read, events);
     }
 
-    pub(super) fn delivered(&self, bytes: u64, events: u64) {
-        add(&self.bytes_delivered, bytes);
-        add(&self.events_delivered, events);
+    pub(super) fn delivered(&self, manifest: &Manifest) {
+        match manifest.kind {
+            Kind::Lines => {
+                add(&self.bytes_delivered, manifest.span.len());
+                add(&self.events_delivered, manifest.events);
+                add(&self.malformed_delivered, manifest.malformed);
+            }
+            Kind::Loss => add(&self.losses, 1),
+        }
     }
 
     pub(super) fn set_aside(&self) {
@@ -147,7 +156,10 @@ pub(super) fn attempt(attempt: AttemptReport<'_>) {
 pub(super) fn delivered(delivery: &Delivery, latency: Option<Duration>) {
     let manifest = &delivery.manifest;
     let label = || manifest.source.clone();
-    counter!(names::DELIVERED_BYTES, "source" => label()).increment(manifest.span.len());
+    if manifest.kind == Kind::Lines {
+        // The range of a loss record has not been delivered.
+        counter!(names::DELIVERED_BYTES, "source" => label()).increment(manifest.span.len());
+    }
     counter!(names::DELIVERED_EVENTS, "source" => label()).increment(manifest.events);
     counter!(names::DELIVERED_BODY_BYTES, "source" => label()).increment(delivery.body_bytes());
     if let Some(latency) = latency {

@@ -12,20 +12,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::absent::MISSING_PATIENCE;
-use super::reader::read_prefix;
+use super::peek::{self, Expected, Prefix};
 use super::source::{Source, Tracked};
 use crate::chunk::Purpose;
 use crate::config::StartAt;
 use crate::disk::{Disk, Stat};
 use crate::ledger::{FileKey, FileRecord};
-use crate::limits::{FILES_PER_SOURCE_MAX, FINGERPRINT_BYTES_MAX, OPEN_FILES_PER_SOURCE_MAX};
-use crate::source::matching::{Known, Location, Match, STRONG_FINGERPRINT_BYTES, recognise};
+use crate::limits::{FILES_PER_SOURCE_MAX, OPEN_FILES_PER_SOURCE_MAX};
+use crate::source::matching::{Known, Location, Match, recognise};
 use crate::source::name::{Order, Sibling, classify};
 use crate::types::{FileId, Fingerprint};
 
-/// How often one look lists the directory at most, while something that was there has gone.
-const LISTINGS_MAX: usize = 3;
+/// How long a file may be absent before what is missing of it is reported lost.
+pub(super) const MISSING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A rotated file whose first line stays unfinished for this long is taken as it is.
 const EMBRYO_PATIENCE_NS: u64 = 10_000_000_000;
@@ -78,29 +77,24 @@ impl<D: Disk> Source<D> {
         let mut report = ScanReport::default();
         self.embryos.clear();
         let (first_look, files_before) = (self.seen.is_empty(), self.files.len());
-        let mut candidates = Vec::new();
-        for _ in 0..LISTINGS_MAX {
-            let truncations = report.truncations;
-            candidates = self.candidates(disk);
-            self.files.values_mut().for_each(|file| file.found = false);
-            self.complete_fingerprints(disk).await;
-            for candidate in &candidates {
-                self.place(disk, candidate, moment, &mut report).await;
-            }
-            // What has just gone from its place may be under a name that came after the listing, and comes before
-            // what is in its place now.
-            if report.truncations == truncations && !self.misses_something_new() {
-                break;
-            }
+        self.reopen_grown(disk);
+        self.close_finished(moment.now);
+        let candidates = self.candidates(disk);
+        self.files.values_mut().for_each(|file| file.found = false);
+        self.complete_fingerprints(disk).await;
+        for candidate in &candidates {
+            self.place(disk, candidate, moment, &mut report).await;
         }
         if !first_look {
             report.rotations = self.files.len().saturating_sub(files_before) as u64;
         }
         let names: HashSet<&str> = candidates.iter().map(|candidate| candidate.name.as_str()).collect();
         self.seen.retain(|name, _| names.contains(name.as_str()));
-        self.close_finished(disk, moment.now);
-        self.forget_gone(moment.now);
-        self.give_up_missing(moment.now, &mut report);
+        self.drop_emptied(disk, &mut report);
+        if self.sees_all {
+            self.forget_gone(moment.now);
+            self.give_up_missing(moment.now, &mut report);
+        }
         self.rebuild_queue();
         self.open_queued(disk);
         if !self.embryos.is_empty() {
@@ -109,25 +103,18 @@ impl<D: Disk> Source<D> {
         report
     }
 
-    /// A file with unread bytes has gone since the look before.
-    fn misses_something_new(&self) -> bool {
-        self.files.iter().any(|(key, file)| {
-            let complete = self.ledger.files.get(key).is_none_or(|record| record.complete);
-            !file.found && file.handle.is_none() && file.missing_since.is_none() && !complete && file.has_unread()
-        })
-    }
-
     /// A file that was empty when it was first seen could have been filled, rotated and compressed since: only its own
     /// first line tells that the `.gz` is not another file. Runs behind the listing, so that what is listed is known.
     async fn complete_fingerprints(&mut self, disk: &D) {
         for (key, file) in &self.files {
             let Some(record) = self.ledger.files.get_mut(key) else { continue };
             let Some(handle) = file.handle.as_ref().filter(|_| file.read == 0) else { continue };
-            if record.id.fingerprint.len < STRONG_FINGERPRINT_BYTES
-                && let Ok((prefix, _)) = read_prefix(disk, &**handle, file.compressed, FINGERPRINT_BYTES_MAX).await
-                && record.id.fingerprint.matches(&prefix)
+            if !record.identified
+                && let Ok(prefix) = peek::prefix(disk, &**handle, file.compressed).await
+                && record.id.fingerprint.matches(&prefix.bytes)
             {
-                record.id.fingerprint = Fingerprint::of(&prefix);
+                record.id.fingerprint = Fingerprint::of(&prefix.bytes);
+                record.identified = prefix.is_final();
             }
         }
     }
@@ -135,6 +122,7 @@ impl<D: Disk> Source<D> {
     /// The files of the source, those whose place is known first, then oldest first. A `.gz` is not looked at while
     /// the file it is made from is there.
     fn candidates(&mut self, disk: &D) -> Vec<Candidate> {
+        self.sees_all = true;
         let names = if self.with_siblings { self.list(disk) } else { vec![self.base.clone()] };
         let plain: HashSet<&str> = names.iter().map(String::as_str).collect();
         let mut found = Vec::new();
@@ -150,9 +138,12 @@ impl<D: Disk> Source<D> {
                 true => Ok(stat),
                 false => Err(io::Error::other("it is not a regular file")),
             });
-            if let Ok(stat) = stat {
-                let at = Location { device: stat.device, inode: stat.inode, birth_ns: stat.birth_ns };
-                found.push(Candidate { name: name.clone(), sibling, stat, at });
+            match &stat {
+                Ok(stat) => {
+                    let at = Location { device: stat.device, inode: stat.inode, birth_ns: stat.birth_ns };
+                    found.push(Candidate { name: name.clone(), sibling, stat: *stat, at });
+                }
+                Err(error) => self.sees_all &= !hides(error),
             }
             if sibling.order == Order::Live {
                 live = stat.map(drop);
@@ -165,14 +156,17 @@ impl<D: Disk> Source<D> {
         found
     }
 
-    fn list(&self, disk: &D) -> Vec<String> {
+    fn list(&mut self, disk: &D) -> Vec<String> {
         match disk.list(&self.directory) {
             Ok(entries) => entries
                 .into_iter()
                 .filter(|entry| !entry.is_dir || entry.name == self.base)
                 .map(|entry| entry.name)
                 .collect(),
-            Err(_) => vec![self.base.clone()],
+            Err(_) => {
+                self.sees_all = false;
+                vec![self.base.clone()]
+            }
         }
     }
 
@@ -182,34 +176,35 @@ impl<D: Disk> Source<D> {
             return self.found(key, candidate, moment.now);
         }
         let path = self.directory.join(&candidate.name);
-        let (handle, prefix, all) = match self.look_into(disk, &path, candidate.sibling.compressed).await {
+        let (handle, prefix) = match self.look_into(disk, &path, candidate.sibling.compressed).await {
             Ok(found) => found,
             Err(error) => return self.unreadable(candidate, &error),
         };
         let known = self.known_files();
-        match recognise(&known, candidate.at, &prefix) {
+        match recognise(&known, candidate.at, &prefix.bytes) {
             Match::Same(key) => {
-                if self.is_truncated(key, candidate) {
+                if self.is_truncated(key, candidate) || !self.expected(key).has_line_end(disk, &handle).await {
+                    let hole = self.hole_before(disk, &handle, key, candidate).await;
                     self.displace(key, report);
-                    let begin = Begin { start: 0, emptied: true };
-                    return self.adopt(candidate, handle, (&prefix, all), moment, begin);
+                    let begin = Begin { start: hole.unwrap_or(0), emptied: true };
+                    return self.adopt(candidate, handle, &prefix, moment, begin);
                 }
                 self.found(key, candidate, moment.now);
                 self.hold(key, handle);
             }
             Match::Moved(key) => self.moved(key, candidate, handle, disk, moment.now).await,
-            Match::Copy(key) => self.copied(key, candidate),
+            Match::Copy(_) => {}
             Match::Replaced(key) => {
                 let hole = self.hole_before(disk, &handle, key, candidate).await;
                 self.displace(key, report);
                 let begin = Begin { start: hole.unwrap_or(0), emptied: true };
-                self.adopt(candidate, handle, (&prefix, all), moment, begin);
+                self.adopt(candidate, handle, &prefix, moment, begin);
             }
             Match::New => {
                 let at_end = moment.start_at == StartAt::End;
                 let start = if at_end { self.last_line_start(disk, &handle, candidate).await } else { None };
                 let begin = Begin { start: start.unwrap_or(0), emptied: false };
-                self.adopt(candidate, handle, (&prefix, all), moment, begin);
+                self.adopt(candidate, handle, &prefix, moment, begin);
             }
         }
     }
@@ -232,21 +227,22 @@ impl<D: Disk> Source<D> {
         self.files.get(&key).is_some_and(|file| !file.compressed && candidate.stat.len < file.read)
     }
 
-    async fn look_into(
-        &self,
-        disk: &D,
-        path: &std::path::Path,
-        compressed: bool,
-    ) -> io::Result<(D::File, Vec<u8>, bool)> {
+    async fn look_into(&self, disk: &D, path: &std::path::Path, compressed: bool) -> io::Result<(D::File, Prefix)> {
         let handle = disk.open(path)?;
-        let (prefix, all) = read_prefix(disk, &handle, compressed, FINGERPRINT_BYTES_MAX).await?;
-        Ok((handle, prefix, all))
+        let prefix = peek::prefix(disk, &handle, compressed).await?;
+        Ok((handle, prefix))
+    }
+
+    /// What has to be in a file, by what was read of it.
+    pub(super) fn expected(&self, key: FileKey) -> Expected {
+        let fingerprint = self.ledger.files.get(&key).map_or(Fingerprint::of(b""), |record| record.id.fingerprint);
+        Expected { fingerprint, line_end: self.files.get(&key).and_then(|file| file.line_end) }
     }
 
     fn known_files(&self) -> Vec<Known<FileKey>> {
         let known = self.ledger.files.iter().map(|(&key, record)| {
             let present = self.files.get(&key).is_some_and(|file| file.found || file.handle.is_some());
-            Known { key, id: record.id, at: record.at, present }
+            Known { key, id: record.id, identified: record.identified, at: record.at, present }
         });
         known.collect()
     }
@@ -263,9 +259,15 @@ impl<D: Disk> Source<D> {
         self.embryos.insert(candidate.name.clone());
     }
 
+    fn open_files(&self) -> usize {
+        self.files.values().filter(|file| file.handle.is_some()).count()
+    }
+
     fn hold(&mut self, key: FileKey, handle: D::File) {
+        let open = self.open_files();
         if let Some(file) = self.files.get_mut(&key)
             && file.finished_at.is_none()
+            && open < OPEN_FILES_PER_SOURCE_MAX
         {
             file.handle.get_or_insert(Rc::new(handle));
         }
@@ -282,11 +284,11 @@ impl<D: Disk> Source<D> {
         if let Some(record) = self.ledger.files.get_mut(&key) {
             record.name.clone_from(&candidate.name);
             record.at = candidate.at;
-            if record.complete
-                && let Some(file) = self.files.get_mut(&key)
+            if let Some(file) = self.files.get_mut(&key)
+                && (record.complete || file.finished_at.is_some())
             {
                 let grown = !file.compressed && candidate.stat.len > file.read;
-                record.complete = !grown;
+                record.complete &= !grown;
                 file.finished_at = if grown { None } else { file.finished_at.or(Some(now)) };
             }
         }
@@ -297,7 +299,8 @@ impl<D: Disk> Source<D> {
     async fn moved(&mut self, key: FileKey, candidate: &Candidate, handle: D::File, disk: &D, now: Instant) {
         let read = self.files.get(&key).map_or(0, |file| file.read);
         if candidate.sibling.compressed {
-            let whole = content_len(disk, &handle, candidate.stat.len).await == u32::try_from(read & 0xFFFF_FFFF).ok();
+            let whole = peek::gzip_content_len(disk, &handle, candidate.stat.len).await
+                == u32::try_from(read & 0xFFFF_FFFF).ok();
             if let Some(record) = self.ledger.files.get_mut(&key) {
                 record.complete |= whole && read > 0 && record.delivered == read;
             }
@@ -310,29 +313,21 @@ impl<D: Disk> Source<D> {
         self.hold(key, handle);
     }
 
-    /// A file that is held open has a copy or a compressed form. Where that is all that is left of it, the copy's name
-    /// tells its place in the history.
-    fn copied(&mut self, key: FileKey, candidate: &Candidate) {
-        if let Some(file) = self.files.get_mut(&key).filter(|file| !file.found) {
-            file.found = true;
-            file.missing_since = None;
-            file.order = candidate.sibling.order;
-        }
-    }
-
     /// The file has gone from its place without a rename; its content may turn up elsewhere.
-    fn displace(&mut self, key: FileKey, report: &mut ScanReport) {
+    pub(super) fn displace(&mut self, key: FileKey, report: &mut ScanReport) {
         report.truncations += 1;
         if let Some(record) = self.ledger.files.get_mut(&key) {
-            record.at = Location { device: 0, inode: 0, birth_ns: 0 };
+            record.at = Location::NOWHERE;
         }
         if let Some(file) = self.files.get_mut(&key) {
             file.handle = None;
             file.order = Order::Live;
         }
+        self.retry_at = None;
         self.queue.retain(|queued| *queued != key);
-        for reader in [&mut self.reader, &mut self.paused] {
-            reader.take_if(|reader| reader.file == key && reader.purpose == Purpose::Next);
+        self.paused.take_if(|reader| reader.file == key);
+        if let Some(reader) = self.reader.take_if(|reader| reader.file == key) {
+            self.note_position(&reader);
         }
         tracing::warn!(source = self.name, file = self.path_of(key), "the log was emptied or replaced in place");
     }
@@ -342,17 +337,16 @@ impl<D: Disk> Source<D> {
         &mut self,
         candidate: &Candidate,
         handle: D::File,
-        (prefix, all): (&[u8], bool),
+        prefix: &Prefix,
         moment: Moment,
         Begin { start, emptied }: Begin,
     ) {
-        let fingerprint = Fingerprint::of(prefix);
+        let fingerprint = Fingerprint::of(&prefix.bytes);
         let live = candidate.sibling.order == Order::Live;
-        let finished_line = prefix.contains(&b'\n') || prefix.len() >= FINGERPRINT_BYTES_MAX;
         let settled = moment.wall_ns.saturating_sub(candidate.stat.modified_ns) > EMBRYO_PATIENCE_NS;
         // A .gz that has not changed for a while and still does not decode is taken up too: its loss has to be reported.
-        let as_it_is = settled && candidate.stat.len > 0 && (all || candidate.sibling.compressed);
-        if !live && !finished_line && !as_it_is {
+        let as_it_is = settled && candidate.stat.len > 0 && (prefix.all || candidate.sibling.compressed);
+        if !live && !prefix.is_final() && !as_it_is {
             // An empty backup holds nothing; anything else may be a copy or a .gz that is being made.
             if candidate.stat.len > 0 {
                 self.embryos.insert(candidate.name.clone());
@@ -364,10 +358,12 @@ impl<D: Disk> Source<D> {
         let birth_ns = if emptied { moment.wall_ns } else { at.birth_ns };
         let id = FileId { device: at.device, inode: at.inode, birth_ns, fingerprint };
         let skipped = moment.start_at == StartAt::End && sibling.compressed;
-        let record = FileRecord { id, at: *at, name: name.clone(), delivered: start, complete: skipped };
+        let identified = prefix.is_final();
+        let record = FileRecord { id, identified, at: *at, name: name.clone(), delivered: start, complete: skipped };
         let key = self.ledger.add_file(record);
         let mut file = Tracked::new(sibling.order, sibling.compressed, start);
-        file.handle = Some(Rc::new(handle));
+        // The oldest come first, and are the first to be removed.
+        file.handle = (self.open_files() < OPEN_FILES_PER_SOURCE_MAX).then(|| Rc::new(handle));
         file.found = true;
         file.len = Some(stat.len);
         file.finished_at = skipped.then_some(moment.now);
@@ -384,8 +380,8 @@ impl<D: Disk> Source<D> {
         }
         let max = read.min(START_WINDOW_BYTES);
         let room = usize::try_from(max).ok()?;
-        let (before, result) = disk.read_at(handle, read - max, room, Vec::with_capacity(room)).await;
-        (result.ok()? == room && before.iter().all(|&byte| byte == 0)).then_some(read)
+        let before = peek::bytes_at(disk, handle, read - max, room).await.ok()?;
+        (before.len() == room && before.iter().all(|&byte| byte == 0)).then_some(read)
     }
 
     /// Where the last line of a file starts that `start_at: end` begins behind.
@@ -396,8 +392,7 @@ impl<D: Disk> Source<D> {
         let len = candidate.stat.len;
         let window = len.min(START_WINDOW_BYTES);
         let room = usize::try_from(window).ok()?;
-        let (end, result) = disk.read_at(handle, len - window, room, Vec::with_capacity(room)).await;
-        result.ok()?;
+        let end = peek::bytes_at(disk, handle, len - window, room).await.ok()?;
         Some(memchr::memrchr(b'\n', &end).map_or(len, |at| len - window + at as u64 + 1))
     }
 
@@ -451,9 +446,8 @@ impl<D: Disk> Source<D> {
     }
 }
 
-/// What the trailer of a gzip file says about the length of its content, modulo 2^32 (RFC 1952, ISIZE).
-async fn content_len<D: Disk>(disk: &D, handle: &D::File, len: u64) -> Option<u32> {
-    let (trailer, result) = disk.read_at(handle, len.checked_sub(4)?, 4, Vec::with_capacity(4)).await;
-    result.ok()?;
-    trailer.try_into().ok().map(u32::from_le_bytes)
+/// Whether a file whose metadata cannot be read may be there all the same.
+fn hides(error: &io::Error) -> bool {
+    // A name without an operating system's error code is that of something else than a file.
+    error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound
 }

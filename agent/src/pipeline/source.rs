@@ -29,14 +29,18 @@ pub(super) struct Tracked<F> {
     pub read: u64,
     /// Bytes in the file when it was last looked at; of a gzip file, compressed bytes. `None` before the first look.
     pub len: Option<u64>,
+    /// Where the last line that was cut off ends, unless something else was cut off behind it.
+    pub line_end: Option<u64>,
     /// The last look at the directory found it.
     pub found: bool,
-    /// Since when it has not been found although bytes of it are missing.
+    /// Since when it has not been found, at no name and without being held open.
     pub missing_since: Option<Instant>,
     /// Read to its end, and a younger file has data: nothing more is expected.
     pub finished_at: Option<Instant>,
     /// The end was reached after a younger file was seen to have data.
     pub end_confirmed: bool,
+    /// The end was reached, and is to be looked for again by the next run: something whole may have taken its place.
+    pub try_again: bool,
     /// The directory has been looked at since the file had its first bytes.
     pub begun: bool,
     /// How often a `.gz` has ended before its stream did.
@@ -54,10 +58,12 @@ impl<F> Tracked<F> {
             compressed,
             read,
             len: None,
+            line_end: None,
             found: false,
             missing_since: None,
             finished_at: None,
             end_confirmed: false,
+            try_again: false,
             begun: false,
             gzip_tries: 0,
             complaint: None,
@@ -67,6 +73,23 @@ impl<F> Tracked<F> {
     /// Whether bytes are known to be there that have not been read.
     pub(super) fn has_unread(&self) -> bool {
         self.finished_at.is_none() && (self.compressed || self.len.is_none_or(|len| len > self.read))
+    }
+}
+
+/// A range of a decided chunk that has to be read again.
+pub(super) struct Again {
+    /// File of the range.
+    pub file: FileKey,
+    /// The range, and whether it is cut into parts.
+    pub purpose: Purpose,
+    /// How far it has been cut into blocks; a reader made anew goes on from there.
+    pub from: u64,
+}
+
+impl Again {
+    /// The whole range is still to be read.
+    pub(super) fn new(file: FileKey, sequence: u64, span: Span, part_bytes: Option<u64>) -> Self {
+        Self { file, purpose: Purpose::Again { sequence, span, part_bytes }, from: span.start }
     }
 }
 
@@ -105,7 +128,7 @@ pub(super) struct Source<D: Disk> {
     /// Readers that wait while a range is read again.
     pub paused: Option<Reader<D::File>>,
     /// Ranges of decided chunks that have to be read again, in order.
-    pub again: VecDeque<(FileKey, Purpose, Span)>,
+    pub again: VecDeque<Again>,
     /// Whether a read is under way.
     pub reading: bool,
     /// Blocks cut off that could not be handed to framing yet.
@@ -128,6 +151,11 @@ pub(super) struct Source<D: Disk> {
     pub learned_bytes_max: Option<u64>,
     /// The live file could be opened at the last look, and why not.
     pub live_problem: Option<String>,
+    /// The last look saw every name there is: what it did not find is not there. Else permission, or a descriptor, was
+    /// missing, or the directory itself.
+    pub sees_all: bool,
+    /// The checkpoint was damaged, and that has not been reported for this source yet.
+    pub state_lost: bool,
     /// Files that could not be identified yet because their first line is not finished.
     pub embryos: BTreeSet<String>,
 }
@@ -161,6 +189,8 @@ impl<D: Disk> Source<D> {
             lost: Vec::new(),
             learned_bytes_max: None,
             live_problem: None,
+            sees_all: false,
+            state_lost: false,
             embryos: BTreeSet::new(),
             ledger,
         };
@@ -191,7 +221,7 @@ impl<D: Disk> Source<D> {
             let lost = entry.parts.iter().flatten().any(|part| part.span == rest.span && part.loss.is_some());
             if !lost {
                 let part_bytes = (!rest.decided).then_some((rest.span.len() / 2).max(1));
-                self.again.push_back((entry.file, Purpose::Again { sequence, span: rest.span, part_bytes }, rest.span));
+                self.again.push_back(Again::new(entry.file, sequence, rest.span, part_bytes));
             }
         }
     }
@@ -220,6 +250,28 @@ impl<D: Disk> Source<D> {
         idle && self.again.is_empty() && self.paused.is_none() && self.ledger.entries.is_empty() && self.lost.is_empty()
     }
 
+    /// Whether nothing can be read for now: what has been read before is not to wait for that.
+    pub(super) fn is_stuck(&self) -> bool {
+        let front = self.queue.front().and_then(|key| self.files.get(key));
+        self.retry_at.is_some() || self.reader.is_none() && front.is_some_and(|file| file.handle.is_none())
+    }
+
+    /// Whether a file that is delivered once has been looked at, and is delivered or reported lost to its end.
+    pub(super) fn is_finished(&self) -> bool {
+        (!self.seen.is_empty() || self.live_problem.is_some()) && self.is_exhausted() && self.is_settled()
+    }
+
+    /// Whether nothing is left to read, nor to wait for because it may come back.
+    pub(super) fn is_exhausted(&self) -> bool {
+        let missing = self.files.values().any(|file| file.missing_since.is_some() && file.finished_at.is_none());
+        self.queue.is_empty() && self.embryos.is_empty() && !missing
+    }
+
+    /// Closes what is open.
+    pub(super) fn close_files(&mut self) {
+        self.files.values_mut().for_each(|file| file.handle = None);
+    }
+
     /// Whether a file behind the front of the queue has data: then the front will not grow any more, as far as the
     /// way in which logs are rotated tells.
     pub(super) fn successor_has_data(&self) -> bool {
@@ -241,6 +293,7 @@ impl<D: Disk> Source<D> {
     pub(super) fn note_complete(&mut self) {
         for (key, file) in &self.files {
             if file.finished_at.is_some()
+                && !file.try_again
                 && let Some(record) = self.ledger.files.get_mut(key)
                 && record.delivered >= file.read
             {

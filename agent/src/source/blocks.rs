@@ -29,18 +29,19 @@ pub struct BlockCutter {
     /// Whether they begin inside a line of which something has been cut off already.
     mid_line: bool,
     line_bytes_max: usize,
-    block_bytes_max: usize,
+    /// Blocks of several lines are not to be longer than this.
+    lines_bytes_max: usize,
 }
 
 impl BlockCutter {
     /// A cutter for the bytes from `start` on. `mid_line` says that the byte before is there and not a newline.
     pub fn new(start: u64, mid_line: bool, line_bytes_max: usize) -> Self {
-        Self { bytes: Vec::new(), start, mid_line, line_bytes_max, block_bytes_max: usize::MAX }
+        Self { bytes: Vec::new(), start, mid_line, line_bytes_max, lines_bytes_max: usize::MAX }
     }
 
-    /// The same, with blocks of at most so many bytes, or one line where that is longer.
-    pub fn with_block_bytes_max(self, block_bytes_max: usize) -> Self {
-        Self { block_bytes_max, ..self }
+    /// The same, for blocks that have no more than one line where they are longer than `bytes`.
+    pub fn with_lines_of(self, bytes: usize) -> Self {
+        Self { lines_bytes_max: bytes, ..self }
     }
 
     /// Offset of the first byte that is not part of a block yet.
@@ -51,6 +52,11 @@ impl BlockCutter {
     /// Offset of the next byte to be appended.
     pub fn end(&self) -> u64 {
         self.start + self.bytes.len() as u64
+    }
+
+    /// Whether the bytes that were cut off last do not end in a newline.
+    pub fn is_mid_line(&self) -> bool {
+        self.mid_line
     }
 
     /// How many bytes may be appended before [`BlockCutter::cut`] has to be called.
@@ -69,15 +75,15 @@ impl BlockCutter {
         bytes.truncate(len);
         let span = Span::new(self.start, self.start + len as u64);
         self.start = span.end;
-        self.mid_line = matches!(shape, Shape::Piece(Piece { last: false, .. }));
+        self.mid_line = bytes.last() != Some(&b'\n');
         Some(Block { span, shape, bytes })
     }
 
     fn next_cut(&self, finish: bool) -> Option<(usize, Shape)> {
         let bytes = &self.bytes[..];
         let first = !self.mid_line;
-        let small = &bytes[..bytes.len().min(self.block_bytes_max)];
-        let last = if first { memchr::memrchr(b'\n', small) } else { None };
+        let few = &bytes[..bytes.len().min(self.lines_bytes_max)];
+        let last = first.then(|| memchr::memrchr(b'\n', few)).flatten();
         let newline = last.or_else(|| memchr::memchr(b'\n', bytes));
         match newline {
             Some(at) if first => Some((at + 1, Shape::Lines)),
@@ -151,16 +157,15 @@ mod tests {
         assert_eq!(cutter.cut(false, Vec::new).unwrap().span, Span::new(108, 114));
     }
 
-    // Fails if a small block holds more than it may and than one line: a chunk that is too large could not be split.
+    // Fails if a range that is to be divided comes as one block although it has several lines.
     #[test]
-    fn a_small_block_is_small_or_one_line() {
-        let mut cutter = BlockCutter::new(0, false, 1000).with_block_bytes_max(7);
-        cutter.bytes.extend_from_slice(b"one\ntwo\na long line\nend\n");
-        let mut lens = Vec::new();
-        while let Some(block) = cutter.cut(false, Vec::new) {
-            lens.push(block.bytes.len());
+    fn blocks_of_a_part_have_few_lines_or_one() {
+        for (data, spans) in [("aaaaaaaa\nb\n", [(0, 9), (9, 11)]), ("a\nbbbbbbbb\n", [(0, 2), (2, 11)])] {
+            let mut cutter = BlockCutter::new(0, false, 1000).with_lines_of(5);
+            cutter.bytes.extend_from_slice(data.as_bytes());
+            let blocks: Vec<_> = std::iter::from_fn(|| cutter.cut(false, Vec::new)).collect();
+            assert_eq!(blocks.iter().map(|block| (block.span.start, block.span.end)).collect::<Vec<_>>(), spans);
         }
-        assert_eq!(lens, [4, 4, 12, 4]);
     }
 
     // Fails if an event behind a hole longer than a line may be is cut in two.

@@ -4,7 +4,7 @@
 //! recognised by where it is (device, inode, birth time) *and* what it starts with; and where a copy or a compressed
 //! form has taken its place, by what it starts with alone.
 
-use crate::types::{FileId, Fingerprint};
+use crate::types::FileId;
 
 /// Where a file is on disk. Unlike its identity this changes when it is copied or compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -17,6 +17,11 @@ pub struct Location {
     pub birth_ns: u64,
 }
 
+impl Location {
+    /// Of a file that is no longer where it was, and has not been found elsewhere.
+    pub const NOWHERE: Self = Self { device: 0, inode: 0, birth_ns: 0 };
+}
+
 /// Fingerprints shorter than this (a blank first line, say) do not recognise a file by content alone.
 pub const STRONG_FINGERPRINT_BYTES: u16 = 64;
 
@@ -27,6 +32,8 @@ pub struct Known<K> {
     pub key: K,
     /// Its identity.
     pub id: FileId,
+    /// Whether the fingerprint covers a whole first line or all it can: the beginning of a line is that of many.
+    pub identified: bool,
     /// Where it was seen last.
     pub at: Location,
     /// Whether it has been found already in this look at the directory, or is held open.
@@ -59,7 +66,7 @@ pub fn recognise<K: Copy>(known: &[Known<K>], at: Location, prefix: &[u8]) -> Ma
     // Of several that start alike, such as with a hole of NUL bytes, a copy is that of the one that has gone last.
     let twin = known
         .iter()
-        .filter(|file| file.at != at && strong(file.id.fingerprint) && file.id.fingerprint.matches(prefix))
+        .filter(|file| file.at != at && strong(file) && file.id.fingerprint.matches(prefix))
         .max_by_key(|file| !file.present);
     match (twin, here) {
         (Some(file), _) if file.present => Match::Copy(file.key),
@@ -69,13 +76,14 @@ pub fn recognise<K: Copy>(known: &[Known<K>], at: Location, prefix: &[u8]) -> Ma
     }
 }
 
-fn strong(fingerprint: Fingerprint) -> bool {
-    fingerprint.len >= STRONG_FINGERPRINT_BYTES
+fn strong<K>(file: &Known<K>) -> bool {
+    file.identified && file.id.fingerprint.len >= STRONG_FINGERPRINT_BYTES
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Fingerprint;
 
     const A: &[u8] = b"{\"kind\":\"Event\",\"auditID\":\"a\",\"requestURI\":\"/api/v1/namespaces/one\"}\n";
     const B: &[u8] = b"{\"kind\":\"Event\",\"auditID\":\"b\",\"requestURI\":\"/api/v1/namespaces/two\"}\n";
@@ -87,7 +95,7 @@ mod tests {
     fn known(at: Location, content: &[u8], present: bool) -> Known<u8> {
         let fingerprint = Fingerprint::of(content);
         let id = FileId { device: at.device, inode: at.inode, birth_ns: at.birth_ns, fingerprint };
-        Known { key: 7, id, at, present }
+        Known { key: 7, id, identified: content.ends_with(b"\n"), at, present }
     }
 
     // Fails if a reused inode is taken for the old file: the new file would be skipped silently.
@@ -112,5 +120,7 @@ mod tests {
         assert_eq!(recognise(&[known(at(5, 100), A, false)], at(9, 300), A), Match::Moved(7));
         assert_eq!(recognise(&[known(at(5, 100), A, true)], at(9, 300), A), Match::Copy(7));
         assert_eq!(recognise(&[known(at(5, 100), b"\n", false)], at(9, 300), b"\n\n"), Match::New);
+        // Every event begins alike.
+        assert_eq!(recognise(&[known(at(5, 100), &A[..65], false)], at(9, 300), A), Match::New);
     }
 }

@@ -54,6 +54,20 @@ pub fn looks_rotated(name: &str) -> bool {
     stamped || numbered || dated
 }
 
+/// Name of the live file that a rotated one was rotated from; other names without their `.gz`.
+pub fn live_name(name: &str) -> String {
+    let plain = name.strip_suffix(".gz").unwrap_or(name);
+    let (stem, extension) = split_extension(plain);
+    let stamped = stem.len().checked_sub(STAMP_LEN).and_then(|at| stem.split_at_checked(at));
+    let stamped = stamped.and_then(|(head, stamp)| parse_stamp(stamp).and(head.strip_suffix('-')));
+    if let Some(head) = stamped {
+        return format!("{head}{extension}");
+    }
+    let numbered = plain.rsplit_once('.').filter(|(_, number)| small_number(number).is_some());
+    let dated = || plain.rsplit_once('-').filter(|(_, date)| parse_date(date).is_some());
+    numbered.or_else(dated).map_or(plain, |(head, _)| head).to_owned()
+}
+
 /// Length of `2006-01-02T15-04-05.000`.
 const STAMP_LEN: usize = 23;
 
@@ -176,11 +190,26 @@ mod tests {
         }
     }
 
+    // Fails if backups without their live file would not be put in order, or be put with another log.
+    #[test]
+    fn a_rotated_name_leads_to_its_live_name() {
+        for (name, live) in [
+            ("audit-2026-11-21T02-17-46.037.log.gz", "audit.log"),
+            ("audit.log.12", "audit.log"),
+            ("audit.log-20261121.gz", "audit.log"),
+            ("audit-log.json.gz", "audit-log.json"),
+            ("audit.log", "audit.log"),
+            ("é", "é"),
+        ] {
+            assert_eq!(live_name(name), live);
+        }
+    }
+
     proptest! {
         // Fails if any name can panic the parser.
         #[test]
         fn no_name_panics(base in "\\PC{0,20}", name in "\\PC{0,60}") {
-            let _ = (classify(&base, &name), looks_rotated(&name));
+            let _ = (classify(&base, &name), looks_rotated(&name), live_name(&name));
         }
     }
 }

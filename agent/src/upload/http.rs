@@ -15,7 +15,7 @@ use futures_util::future::{Either, select};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, USER_AGENT,
 };
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -55,6 +55,15 @@ pub enum Probe {
     },
 }
 
+/// An answer to a probe, and what it says besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// What was found.
+    pub answer: Probe,
+    /// The destination's time, to the second, where it tells.
+    pub date: Option<SystemTime>,
+}
+
 /// An HTTP destination and its connections.
 #[derive(Debug)]
 pub struct HttpDestination {
@@ -88,23 +97,24 @@ impl HttpDestination {
     /// Asks whether the destination is there and takes our token, without delivering anything: a `POST` with an
     /// empty body and the header `Auditail-Probe: 1`. A receiver that knows probes answers 204 when it accepts the
     /// token. Any other answer, 401 and 403 excepted, says only that the destination is reached.
-    pub async fn probe(&self) -> Probe {
+    pub async fn probe(&self) -> Probed {
         let bearer = match self.token.current() {
             Ok(bearer) => bearer,
-            Err(reason) => return Probe::Rejected { reason },
+            Err(reason) => return Probed { answer: Probe::Rejected { reason }, date: None },
         };
         let mut headers = HeaderMap::new();
         headers.insert(PROBE_HEADER, HeaderValue::from_static("1"));
-        match self.exchange(headers, Vec::new(), bearer.as_ref()).await {
-            Ok(Answer { status: StatusCode::NO_CONTENT, .. }) => Probe::Accepted,
-            Ok(answer) => match answer.status {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    Probe::Rejected { reason: answer.status.to_string() }
-                }
-                status => Probe::Reached { status },
-            },
-            Err(failure) => Probe::Unreachable { reason: failure.reason },
-        }
+        let Answer { status, headers, .. } = match self.exchange(headers, Vec::new(), bearer.as_ref()).await {
+            Ok(answer) => answer,
+            Err(failure) => return Probed { answer: Probe::Unreachable { reason: failure.reason }, date: None },
+        };
+        let answer = match status {
+            StatusCode::NO_CONTENT => Probe::Accepted,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Probe::Rejected { reason: status.to_string() },
+            status => Probe::Reached { status },
+        };
+        let date = headers.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
+        Probed { answer, date }
     }
 
     /// Makes one request and reads its answer within the time-outs.

@@ -84,10 +84,9 @@ impl Instance {
             keep
         });
         let mut result = Ok(());
+        // Also those that are watched already: a path may lead to another directory than it did, made anew. For the same
+        // one this changes nothing.
         for path in paths {
-            if self.watches.contains_key(path) {
-                continue;
-            }
             match inotify::add_watch(fd, path, flags) {
                 Ok(watch) => drop(self.watches.insert(path.clone(), watch)),
                 Err(rustix::io::Errno::NOENT) => {}
@@ -155,5 +154,27 @@ mod tests {
         inotify.data_written().await;
         fs::rename(&log, directory.path().join("audit-2026-11-21T02-17-46.037.log")).unwrap();
         inotify.structure_changed().await;
+    }
+
+    // Fails if a directory that was removed and made again is not watched any more.
+    #[tokio::test]
+    async fn a_directory_made_anew_is_watched() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("audit");
+        let targets = Targets {
+            directories: BTreeSet::from([directory.clone()]),
+            prefixes: BTreeSet::from(["audit".to_owned()]),
+            files: BTreeSet::new(),
+        };
+        let mut inotify = Inotify::new().unwrap();
+        for _ in 0..2 {
+            fs::create_dir(&directory).unwrap();
+            inotify.watch(targets.clone()).unwrap();
+            fs::write(directory.join("audit.log"), b"").unwrap();
+            let woken = tokio::time::timeout(Duration::from_secs(10), inotify.structure_changed()).await;
+            assert!(woken.is_ok(), "a new log was not noticed");
+            fs::remove_dir_all(&directory).unwrap();
+            while tokio::time::timeout(Duration::from_millis(50), inotify.structure_changed()).await.is_ok() {}
+        }
     }
 }

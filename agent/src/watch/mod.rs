@@ -3,10 +3,13 @@
 
 mod inotify;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::config::WatchRung;
 use crate::disk::filesystem;
@@ -27,11 +30,16 @@ pub struct Targets {
 pub enum Watcher {
     /// The kernel tells.
     Inotify(inotify::Inotify),
-    /// We look, so often.
-    Poll(Duration),
+    /// We look, so often, and next at this time.
+    Poll(Duration, Cell<Instant>),
 }
 
 impl Watcher {
+    /// A watcher that looks so often.
+    pub fn poll(interval: Duration) -> Self {
+        Self::Poll(interval, Cell::new(Instant::now()))
+    }
+
     /// The best rung that works for these directories, or the one that was asked for.
     ///
     /// # Errors
@@ -41,7 +49,7 @@ impl Watcher {
         directories: &BTreeSet<PathBuf>,
         poll_interval: Duration,
     ) -> io::Result<(Self, Rung)> {
-        let poll = |why: String| (Self::Poll(poll_interval), Rung::below("poll", "inotify", why));
+        let poll = |why: String| (Self::poll(poll_interval), Rung::below("poll", "inotify", why));
         if wanted == WatchRung::Poll {
             return Ok(poll("source.watch is set to poll".into()));
         }
@@ -65,7 +73,7 @@ impl Watcher {
     pub fn watch(&mut self, targets: Targets) -> io::Result<()> {
         match self {
             Self::Inotify(inotify) => inotify.watch(targets),
-            Self::Poll(_) => Ok(()),
+            Self::Poll(..) => Ok(()),
         }
     }
 
@@ -73,15 +81,19 @@ impl Watcher {
     pub async fn structure_changed(&self) {
         match self {
             Self::Inotify(inotify) => inotify.structure_changed().await,
-            Self::Poll(interval) => tokio::time::sleep(*interval).await,
+            // The caller gives up waiting whenever something else happens: the time of the next look stays.
+            Self::Poll(interval, next) => {
+                tokio::time::sleep_until(next.get()).await;
+                next.set(Instant::now() + *interval);
+            }
         }
     }
 
-    /// Resolves when something may have been written.
+    /// Resolves when something may have been written. Polling looks at names and sizes at once.
     pub async fn data_written(&self) {
         match self {
             Self::Inotify(inotify) => inotify.data_written().await,
-            Self::Poll(interval) => tokio::time::sleep(*interval).await,
+            Self::Poll(..) => std::future::pending().await,
         }
     }
 }
@@ -89,4 +101,20 @@ impl Watcher {
 /// The part of a file name that its rotated siblings share: everything before the extension.
 pub fn shared_prefix(base: &str) -> &str {
     Path::new(base).file_stem().and_then(|stem| stem.to_str()).unwrap_or(base)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Fails if polling starts over whenever the caller had something else to do: on a busy node it would never look.
+    #[tokio::test]
+    async fn polling_keeps_its_time() {
+        let (watcher, _) = Watcher::choose(WatchRung::Poll, &BTreeSet::new(), Duration::from_millis(100)).unwrap();
+        watcher.structure_changed().await;
+        let interrupted = async {
+            while tokio::time::timeout(Duration::from_millis(10), watcher.structure_changed()).await.is_err() {}
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(10), interrupted).await.is_ok());
+    }
 }

@@ -1,0 +1,57 @@
+//! Deterministic simulation: one seed gives a schedule of what happens to the log, the disk, the destination and the
+//! agent; the real pipeline runs through it on a simulated disk, clock and destination, and what arrived is judged.
+//!
+//! `AUDITAIL_SIM_SEEDS` sets how many seeds are tried, `AUDITAIL_SIM_FIRST` where they begin, and `AUDITAIL_SIM_SEED` one to
+//! be replayed with a trace.
+
+mod destination;
+mod disk;
+mod schedule;
+mod world;
+mod writer;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// Runs a seed; a failure is told with the shortest schedule that fails too.
+fn check(seed: u64) -> Result<(), String> {
+    let schedule = schedule::from_seed(seed);
+    let Err(failure) = world::run(&schedule, false) else { return Ok(()) };
+    let fails = |shorter: &schedule::Schedule| world::run(shorter, false).is_err();
+    let shortest = schedule::minimise(&schedule, fails);
+    let again = world::run(&shortest, false).err().unwrap_or_default();
+    Err(format!("seed {seed}: {failure}\nshortest: {again}\n{:#?}\n{:?}", shortest.steps, shortest.settings))
+}
+
+// Fails if any promise is broken in any of the seeds: see `world::judge`.
+#[test]
+fn seeds() {
+    if let Some(seed) = number("AUDITAIL_SIM_SEED") {
+        // The agent's own log lines belong to the trace.
+        let _ = auditail::observe::log::init(auditail::config::LogFormat::Text, tracing::Level::DEBUG);
+        let verdict = world::run(&schedule::from_seed(seed), true);
+        println!("{verdict:?}");
+        return assert!(verdict.is_ok(), "{}", check(seed).err().unwrap_or_default());
+    }
+    let (first, count) = (number("AUDITAIL_SIM_FIRST").unwrap_or(0), number("AUDITAIL_SIM_SEEDS").unwrap_or(300));
+    let next = AtomicU64::new(first);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let work = || {
+            let mut failures = Vec::new();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= first + count || failures.len() >= 3 {
+                    return failures;
+                }
+                failures.extend(check(seed).err());
+            }
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n\n"));
+}
