@@ -5,21 +5,29 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::scan::{MISSING_PATIENCE, ScanReport};
+
 use super::source::{LostRange, Source, Tracked};
 use crate::disk::Disk;
 use crate::ledger::FileKey;
 use crate::record::LossReason;
+use crate::source::name::Order;
 use crate::types::Span;
 
 /// How long a finished file is kept open, for a writer that was left with it.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// As [`MISSING_PATIENCE`], while there are files that could not be looked into.
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(60);
+
 impl<D: Disk> Source<D> {
     /// Finished files are closed after a while. This comes before the look at the directory, so that what it finds in
     /// their place can be told from copies.
     pub(super) fn close_finished(&mut self, now: Instant) {
-        for file in self.files.values_mut() {
-            if file.finished_at.is_some_and(|finished| now.duration_since(finished) >= LINGER) {
+        for (key, file) in &mut self.files {
+            let lingered = file.finished_at.is_some_and(|finished| now.duration_since(finished) >= LINGER);
+            // What has no receipt may have to be read again, and the file may be removed before that.
+            let delivered = self.ledger.files.get(key).is_none_or(|record| record.delivered >= file.read);
+            if lingered && delivered {
                 file.handle = None;
             }
         }
@@ -77,7 +85,9 @@ impl<D: Disk> Source<D> {
                 continue;
             }
             let since = *file.missing_since.get_or_insert(now);
-            if now.duration_since(since) < MISSING_PATIENCE {
+            // A file that could not be looked into may be what it has become.
+            let patience = if self.embryos.is_empty() { MISSING_PATIENCE } else { UNKNOWN_PATIENCE };
+            if now.duration_since(since) < patience {
                 report.again_in = Some(MISSING_PATIENCE);
                 continue;
             }
@@ -91,6 +101,24 @@ impl<D: Disk> Source<D> {
             if let Some(record) = record {
                 record.complete = true;
             }
+        }
+    }
+
+    /// A file with unread bytes has gone since the look before.
+    pub(super) fn misses_something_new(&self) -> bool {
+        self.files.iter().any(|(key, file)| {
+            let complete = self.ledger.files.get(key).is_none_or(|record| record.complete);
+            !file.found && file.handle.is_none() && file.missing_since.is_none() && !complete && file.has_unread()
+        })
+    }
+
+    /// A file that is held open has a copy or a compressed form. Where that is all that is left of it, the copy's name
+    /// tells its place in the history.
+    pub(super) fn copied(&mut self, key: FileKey, order: Order) {
+        if let Some(file) = self.files.get_mut(&key).filter(|file| !file.found) {
+            file.found = true;
+            file.missing_since = None;
+            file.order = order;
         }
     }
 }

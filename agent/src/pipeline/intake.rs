@@ -25,8 +25,9 @@ use crate::upload::Destination;
 /// Pause after a read error, and before a `.gz` that ends early is tried again.
 const READ_RETRY: Duration = Duration::from_secs(2);
 
-/// How often a `.gz` that ends early is tried again before its rest is given up.
-const GZIP_TRIES_MAX: u32 = 30;
+/// How often in a row a file that cannot be read, or a `.gz` that ends early, is tried again before its rest is given up:
+/// the files behind it wait.
+const READ_TRIES_MAX: u32 = 30;
 
 /// A read that has ended.
 pub(super) struct ReadDone<F> {
@@ -182,13 +183,16 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             (Purpose::Next, Filled::End) => self.at_end(index, reader, now),
             (_, Filled::Failed(error)) => {
                 tracing::error!(source = source.name, file = source.path_of(reader.file), %error, "cannot read the file; it will be tried again");
+                match source.once_more(reader.file) {
+                    true => self.read_on_later(index, reader, now),
+                    false => self.give_up_rest(index, reader, LossReason::Unreadable, now),
+                }
+            }
+            (Purpose::Again { .. }, Filled::Corrupt) => self.give_up_rest(index, reader, LossReason::CorruptGzip, now),
+            (_, Filled::Incomplete | Filled::Corrupt) if !once && source.once_more(reader.file) => {
                 self.read_on_later(index, reader, now);
             }
-            (Purpose::Again { .. }, Filled::Corrupt) => self.give_up_rest(index, reader, now),
-            (_, Filled::Incomplete | Filled::Corrupt) if !once && source.once_more(reader.file, GZIP_TRIES_MAX) => {
-                self.read_on_later(index, reader, now);
-            }
-            (_, Filled::Incomplete | Filled::Corrupt) => self.give_up_rest(index, reader, now),
+            (_, Filled::Incomplete | Filled::Corrupt) => self.give_up_rest(index, reader, LossReason::CorruptGzip, now),
         }
         if more && let Some(file) = self.sources[index].queue.front().copied() {
             self.sources[index].note_more(file);
@@ -224,6 +228,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             && file.read < reader.start()
         {
             file.read = reader.start();
+            file.tries = 0;
             file.line_end = (!reader.is_mid_line()).then_some(file.read);
         }
     }
@@ -292,8 +297,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         self.give_up_decided(index, key, sequence, span, LossReason::Removed, now);
     }
 
-    /// The rest of a `.gz` cannot be decoded.
-    fn give_up_rest(&mut self, index: usize, mut reader: Reader<D::File>, now: Instant) {
+    /// The rest of a file cannot be read, or that of a `.gz` not be decoded.
+    fn give_up_rest(&mut self, index: usize, mut reader: Reader<D::File>, reason: LossReason, now: Instant) {
         self.cut(index, &mut reader, true);
         let (end, file, purpose) = (reader.start(), reader.file, reader.purpose);
         self.park(&mut reader);
@@ -302,11 +307,12 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         match purpose {
             Purpose::Again { sequence, span, .. } => {
                 source.again.pop_front();
-                self.give_up_decided(index, file, sequence, span, LossReason::CorruptGzip, now);
+                self.give_up_decided(index, file, sequence, span, reason, now);
             }
             Purpose::Next => {
-                let span = Span::new(end, end);
-                source.lost.push(LostRange { file, span, end_known: false, reason: LossReason::CorruptGzip });
+                let known_end = source.files.get(&file).filter(|file| !file.compressed).and_then(|file| file.len);
+                let span = Span::new(end, known_end.unwrap_or(end));
+                source.lost.push(LostRange { file, span, end_known: known_end.is_some(), reason });
                 if let Some(file) = source.files.get_mut(&file) {
                     // A backup on a node stays as it is; a copy that was shipped may be replaced by a whole one.
                     file.try_again = once;
@@ -460,11 +466,11 @@ impl<D: Disk> Source<D> {
         (file.found && same).then(|| Rc::new(handle))
     }
 
-    /// Whether a `.gz` that could not be decoded to its end is to be tried once more.
-    fn once_more(&mut self, key: FileKey, tries_max: u32) -> bool {
+    /// Whether a file that could not be read, or not be decoded to its end, is to be tried once more.
+    fn once_more(&mut self, key: FileKey) -> bool {
         let Some(file) = self.files.get_mut(&key) else { return false };
-        file.gzip_tries += 1;
-        file.gzip_tries <= tries_max
+        file.tries += 1;
+        file.tries <= READ_TRIES_MAX
     }
 
     /// Whether the live file, empty at the last look, has to be looked at before its first read: it may have been filled,

@@ -90,9 +90,9 @@ impl<D: Disk> Source<D> {
             report.overtaken = false;
             candidates = self.candidates(disk);
             self.files.values_mut().for_each(|file| file.found = false);
-            self.complete_fingerprints(disk).await;
+            let all_identified = self.complete_fingerprints(disk).await;
             for candidate in &candidates {
-                self.place(disk, candidate, moment, &mut report).await;
+                self.place(disk, candidate, all_identified, moment, &mut report).await;
             }
             // What has just gone from its place may be under a name that came after the listing, and comes before
             // what is in its place now.
@@ -118,28 +118,27 @@ impl<D: Disk> Source<D> {
         report
     }
 
-    /// A file with unread bytes has gone since the look before.
-    fn misses_something_new(&self) -> bool {
-        self.files.iter().any(|(key, file)| {
-            let complete = self.ledger.files.get(key).is_none_or(|record| record.complete);
-            !file.found && file.handle.is_none() && file.missing_since.is_none() && !complete && file.has_unread()
-        })
-    }
-
     /// A file that was empty when it was first seen could have been filled, rotated and compressed since: only its own
     /// first line tells that the `.gz` is not another file. Runs behind the listing, so that what is listed is known.
-    async fn complete_fingerprints(&mut self, disk: &D) {
+    /// Whether all could be read is returned: a file that is not identified cannot be told from its copies.
+    async fn complete_fingerprints(&mut self, disk: &D) -> bool {
+        let mut all_read = true;
         for (key, file) in &self.files {
             let Some(record) = self.ledger.files.get_mut(key) else { continue };
             let Some(handle) = file.handle.as_ref().filter(|_| file.read == 0) else { continue };
-            if !record.identified
-                && let Ok(prefix) = peek::prefix(disk, &**handle, file.compressed).await
-                && record.id.fingerprint.matches(&prefix.bytes)
-            {
-                record.id.fingerprint = Fingerprint::of(&prefix.bytes);
-                record.identified = prefix.is_final();
+            if record.identified {
+                continue;
+            }
+            match peek::prefix(disk, &**handle, file.compressed).await {
+                Ok(prefix) if record.id.fingerprint.matches(&prefix.bytes) => {
+                    record.id.fingerprint = Fingerprint::of(&prefix.bytes);
+                    record.identified = prefix.is_final();
+                }
+                Ok(_) => {}
+                Err(_) => all_read = false,
             }
         }
+        all_read
     }
 
     /// The files of the source, those whose place is known first, then oldest first. A `.gz` is not looked at while
@@ -194,7 +193,14 @@ impl<D: Disk> Source<D> {
     }
 
     /// Finds out which file a candidate is, and updates what is known of it.
-    async fn place(&mut self, disk: &D, candidate: &Candidate, moment: Moment, report: &mut ScanReport) {
+    async fn place(
+        &mut self,
+        disk: &D,
+        candidate: &Candidate,
+        all_identified: bool,
+        moment: Moment,
+        report: &mut ScanReport,
+    ) {
         if let Some(key) = self.unchanged(candidate) {
             return self.found(key, candidate, moment.now);
         }
@@ -209,7 +215,9 @@ impl<D: Disk> Source<D> {
             return;
         }
         let known = self.known_files();
-        match recognise(&known, candidate.at, &prefix.bytes) {
+        let recognised = recognise(&known, candidate.at, &prefix.bytes);
+        tracing::debug!(source = self.name, name = candidate.name, ?recognised, "looked into a file");
+        match recognised {
             Match::Same(key) => {
                 if self.is_truncated(key, candidate) || !self.expected(key).has_line_end(disk, &handle).await {
                     let hole = self.hole_before(disk, &handle, key, candidate).await;
@@ -221,12 +229,16 @@ impl<D: Disk> Source<D> {
                 self.hold(key, handle);
             }
             Match::Moved(key) => self.moved(key, candidate, handle, disk, moment.now).await,
-            Match::Copy(key) => self.copied(key, candidate),
+            Match::Copy(key) => self.copied(key, candidate.sibling.order),
             Match::Replaced(key) => {
                 let hole = self.hole_before(disk, &handle, key, candidate).await;
                 self.displace(key, report);
                 let begin = Begin { start: hole.unwrap_or(0), emptied: true };
                 self.adopt(candidate, handle, &prefix, moment, begin);
+            }
+            // A copy of a file that could not be identified just now would be taken for a new one.
+            Match::New if !all_identified && candidate.sibling.order != Order::Live => {
+                self.embryos.insert(candidate.name.clone());
             }
             Match::New => {
                 let at_end = moment.start_at == StartAt::End;
@@ -339,16 +351,6 @@ impl<D: Disk> Source<D> {
         }
         self.found(key, candidate, now);
         self.hold(key, handle);
-    }
-
-    /// A file that is held open has a copy or a compressed form. Where that is all that is left of it, the copy's name
-    /// tells its place in the history.
-    fn copied(&mut self, key: FileKey, candidate: &Candidate) {
-        if let Some(file) = self.files.get_mut(&key).filter(|file| !file.found) {
-            file.found = true;
-            file.missing_since = None;
-            file.order = candidate.sibling.order;
-        }
     }
 
     /// The file has gone from its place without a rename; its content may turn up elsewhere.

@@ -43,8 +43,8 @@ pub(super) struct Tracked<F> {
     pub try_again: bool,
     /// The directory has been looked at since the file had its first bytes.
     pub begun: bool,
-    /// How often a `.gz` has ended before its stream did.
-    pub gzip_tries: u32,
+    /// How often in a row reading has failed, or a `.gz` has ended before its stream did.
+    pub tries: u32,
     /// Why it cannot be opened or read, as told to the operator already.
     pub complaint: Option<String>,
 }
@@ -65,7 +65,7 @@ impl<F> Tracked<F> {
             end_confirmed: false,
             try_again: false,
             begun: false,
-            gzip_tries: 0,
+            tries: 0,
             complaint: None,
         }
     }

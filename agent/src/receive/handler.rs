@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming as Body;
-use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
@@ -139,10 +139,6 @@ impl Handler {
         if head.headers.contains_key(PROBE) {
             return Ok(None);
         }
-        let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if length.is_some_and(|length| length > self.body_bytes_max) {
-            return Err(self.too_large());
-        }
         let encoding = encoding(&head.headers)?;
         match Manifest::from_headers(&head.headers) {
             Ok(manifest) => Ok(Some((manifest, encoding))),
@@ -163,6 +159,10 @@ impl Handler {
     async fn receive(&self, body: &mut Body, manifest: Manifest, encoding: Encoding) -> Result<Answer, Answer> {
         if let Some(answer) = settled(self.store.decide(&manifest)) {
             return Ok(answer);
+        }
+        // Not before: a chunk that is stored must not be answered 413, lest it is sent again in parts.
+        if hyper::body::Body::size_hint(body).lower() > self.body_bytes_max {
+            return Err(self.too_large());
         }
         let _permit = self.uploads.acquire().await;
         let store = Arc::clone(&self.store);

@@ -57,12 +57,12 @@ pub enum Match<K> {
 
 /// Recognises, among files known in the order of their age, one found at `at` that starts with `prefix` (for a compressed file, of its content).
 pub fn recognise<K: Copy>(known: &[Known<K>], at: Location, prefix: &[u8]) -> Match<K> {
-    let here = known.iter().find(|file| file.at == at);
-    if let Some(file) = here
-        && file.id.fingerprint.matches(prefix)
-    {
+    // Of a file that was removed and the one that got its inode both may be known.
+    let mut here = known.iter().filter(|file| file.at == at);
+    if let Some(file) = here.clone().find(|file| file.id.fingerprint.matches(prefix)) {
         return Match::Same(file.key);
     }
+    let here = here.next();
     // Of several that start alike, such as with a hole of NUL bytes, a copy is that of the one that has gone last.
     let twin = known
         .iter()
@@ -104,6 +104,13 @@ mod tests {
         assert_eq!(recognise(&[known(at(5, 100), A, false)], at(5, 200), B), Match::New);
         // Where the file system keeps no birth time the content decides.
         assert_eq!(recognise(&[known(at(5, 0), A, false)], at(5, 0), B), Match::Replaced(7));
+    }
+
+    // Fails if a file that got the inode of one that was removed a moment ago is taken for new at the second look.
+    #[test]
+    fn two_known_files_may_have_had_one_inode() {
+        let (gone, heir) = (known(at(5, 0), A, false), Known { key: 8, ..known(at(5, 0), B, false) });
+        assert_eq!(recognise(&[gone, heir], at(5, 0), B), Match::Same(8));
     }
 
     // Fails if a renamed file that has grown since is read again from the start.

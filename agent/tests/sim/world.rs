@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::destination::{Mood, SimDestination, Stored};
 use crate::disk::{Faults, SimDisk};
 use crate::schedule::{Action, Schedule, Settings};
-use crate::writer::{LogWriter, serials};
+use crate::writer::{Act, LogWriter, serials};
 
 /// Virtual time within which everything has to be delivered once faults have stopped.
 const SETTLE_LIMIT: Duration = Duration::from_secs(600);
@@ -204,9 +204,12 @@ impl World {
         if !strangers.is_empty() {
             return Err(format!("delivered but never written: {:?}", shorten(&strangers)));
         }
-        let by_hand =
-            schedule.steps.iter().any(|(_, action)| matches!(action, Action::Log(crate::writer::Act::MoveAway)));
-        // A file that cannot be read for a while is passed over.
+        let by_hand = schedule
+            .steps
+            .iter()
+            .any(|(_, action)| matches!(action, Action::Log(Act::MoveAway | Act::CopyTruncate { append: false })));
+        // A file without a name, or one emptied before it was looked at, has no place in the order; a file that cannot be read
+        // for a while is passed over.
         let passed_over =
             schedule.steps.iter().any(|(_, action)| action.faults().is_some_and(|faults| faults.read_error_in > 0));
         if !by_hand && !passed_over && !delivered.is_sorted() {

@@ -151,7 +151,8 @@ impl LogWriter {
     fn write_half(&mut self) {
         if self.half.is_none() {
             let line = self.event();
-            let cut = self.rng.usize(1..line.len());
+            // Without its newline alone, an event is whole.
+            let cut = self.rng.usize(1..line.len() - 1);
             self.put(&line[..cut]);
             self.half = Some(line[cut..].to_vec());
         }
@@ -208,8 +209,10 @@ impl LogWriter {
     }
 
     fn backups(&self) -> Vec<String> {
-        let mut names: Vec<String> =
-            self.disk.names().into_iter().filter(|name| name != LIVE && !name.starts_with(MOVED)).collect();
+        // What the writer still has open is no backup yet.
+        let open = |name: &String| self.disk.get(name).is_some_and(|inode| Rc::ptr_eq(&inode, &self.live));
+        let mut names = self.disk.names();
+        names.retain(|name| name != LIVE && !name.starts_with(MOVED) && !open(name));
         names.sort_by_key(|name| auditail::source::name::classify(LIVE, name).map(|sibling| sibling.order));
         names
     }
