@@ -172,11 +172,11 @@ fn a_truncated_gz_is_a_reported_loss() {
     assert_eq!((loss.end, loss.reason.as_str(), loss.start), (None, "corrupt_gzip", same.start));
     let cut = usize::try_from(loss.start).unwrap();
     assert!(cut > lines.len() / 4, "{cut}");
-    assert!(archive.content(&path).starts_with(lines[..cut / line.len() * line.len()].as_bytes()));
+    assert!(archive.content(&path).starts_with(&lines.as_bytes()[..cut / line.len() * line.len()]));
     fs::write(&path, whole).unwrap();
     let summary = Ship::ended(&run(), 0);
     assert!(summary.contains(&format!("bytes {},", lines.len() - cut)), "{summary}");
-    let rest = lines[cut.next_multiple_of(line.len())..].as_bytes();
+    let rest = &lines.as_bytes()[cut.next_multiple_of(line.len())..];
     assert!(receiver.received().content(&path).ends_with(rest));
     assert!(Ship::ended(&run(), 0).contains("already delivered 1,"));
 }

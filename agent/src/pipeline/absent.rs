@@ -10,6 +10,7 @@ use super::source::{LostRange, Source, Tracked};
 use crate::disk::Disk;
 use crate::ledger::FileKey;
 use crate::record::LossReason;
+use crate::source::name::Order;
 use crate::types::Span;
 
 /// How long a finished file is kept open, for a writer that was left with it.
@@ -100,6 +101,24 @@ impl<D: Disk> Source<D> {
             if let Some(record) = record {
                 record.complete = true;
             }
+        }
+    }
+
+    /// A file with unread bytes has gone since the look before.
+    pub(super) fn misses_something_new(&self) -> bool {
+        self.files.iter().any(|(key, file)| {
+            let complete = self.ledger.files.get(key).is_none_or(|record| record.complete);
+            !file.found && file.handle.is_none() && file.missing_since.is_none() && !complete && file.has_unread()
+        })
+    }
+
+    /// A file that is held open has a copy or a compressed form. Where that is all that is left of it, the copy's name
+    /// tells its place in the history.
+    pub(super) fn copied(&mut self, key: FileKey, order: Order) {
+        if let Some(file) = self.files.get_mut(&key).filter(|file| !file.found) {
+            file.found = true;
+            file.missing_since = None;
+            file.order = order;
         }
     }
 }

@@ -32,6 +32,9 @@ const EMBRYO_PATIENCE_NS: u64 = 10_000_000_000;
 /// How far from its end a first start looks for the beginning of a line.
 const START_WINDOW_BYTES: u64 = 64 * 1024;
 
+/// How often one look lists the directory at most, while something that was there has gone.
+const LISTINGS_MAX: usize = 3;
+
 /// What a look came to.
 #[derive(Debug, Default)]
 pub(super) struct ScanReport {
@@ -39,6 +42,8 @@ pub(super) struct ScanReport {
     pub rotations: u64,
     /// Files that were emptied or replaced in place.
     pub truncations: u64,
+    /// A name led to another file when it was opened than when it was listed.
+    pub overtaken: bool,
     /// When to look again, because something could not be decided yet.
     pub again_in: Option<Duration>,
 }
@@ -79,11 +84,21 @@ impl<D: Disk> Source<D> {
         let (first_look, files_before) = (self.seen.is_empty(), self.files.len());
         self.reopen_grown(disk);
         self.close_finished(moment.now);
-        let candidates = self.candidates(disk);
-        self.files.values_mut().for_each(|file| file.found = false);
-        let all_identified = self.complete_fingerprints(disk).await;
-        for candidate in &candidates {
-            self.place(disk, candidate, all_identified, moment, &mut report).await;
+        let mut candidates = Vec::new();
+        for _ in 0..LISTINGS_MAX {
+            let truncations = report.truncations;
+            report.overtaken = false;
+            candidates = self.candidates(disk);
+            self.files.values_mut().for_each(|file| file.found = false);
+            let all_identified = self.complete_fingerprints(disk).await;
+            for candidate in &candidates {
+                self.place(disk, candidate, all_identified, moment, &mut report).await;
+            }
+            // What has just gone from its place may be under a name that came after the listing, and comes before
+            // what is in its place now.
+            if !report.overtaken && report.truncations == truncations && !self.misses_something_new() {
+                break;
+            }
         }
         if !first_look {
             report.rotations = self.files.len().saturating_sub(files_before) as u64;
@@ -97,7 +112,7 @@ impl<D: Disk> Source<D> {
         }
         self.rebuild_queue();
         self.open_queued(disk);
-        if !self.embryos.is_empty() {
+        if report.overtaken || !self.embryos.is_empty() {
             report.again_in = Some(report.again_in.map_or(MISSING_PATIENCE, |at| at.min(MISSING_PATIENCE)));
         }
         report
@@ -147,7 +162,7 @@ impl<D: Disk> Source<D> {
             });
             match &stat {
                 Ok(stat) => {
-                    let at = Location { device: stat.device, inode: stat.inode, birth_ns: stat.birth_ns };
+                    let at = location(stat);
                     found.push(Candidate { name: name.clone(), sibling, stat: *stat, at });
                 }
                 Err(error) => self.sees_all &= !hides(error),
@@ -194,6 +209,11 @@ impl<D: Disk> Source<D> {
             Ok(found) => found,
             Err(error) => return self.unreadable(candidate, &error),
         };
+        if disk.stat(&handle).is_ok_and(|stat| location(&stat) != candidate.at) {
+            // Rotated since it was listed: what was opened is not what was listed.
+            report.overtaken = true;
+            return;
+        }
         let known = self.known_files();
         let recognised = recognise(&known, candidate.at, &prefix.bytes);
         tracing::debug!(source = self.name, name = candidate.name, ?recognised, "looked into a file");
@@ -211,7 +231,7 @@ impl<D: Disk> Source<D> {
                 self.hold(key, handle);
             }
             Match::Moved(key) => self.moved(key, candidate, handle, disk, moment.now).await,
-            Match::Copy(_) => {}
+            Match::Copy(key) => self.copied(key, candidate.sibling.order),
             Match::Replaced(key) => {
                 let hole = self.hole_before(disk, &handle, key, candidate).await;
                 self.displace(key, report);
@@ -450,7 +470,7 @@ impl<D: Disk> Source<D> {
             match opened {
                 Ok((handle, stat)) => {
                     file.complaint = None;
-                    let at = Location { device: stat.device, inode: stat.inode, birth_ns: stat.birth_ns };
+                    let at = location(&stat);
                     // The name may lead to another file by now; the next look finds out.
                     if self.ledger.files.get(&key).is_some_and(|record| record.at == at) {
                         file.handle = Some(Rc::new(handle));
@@ -477,4 +497,8 @@ impl<D: Disk> Source<D> {
 fn hides(error: &io::Error) -> bool {
     // A name without an operating system's error code is that of something else than a file.
     error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound
+}
+
+fn location(stat: &Stat) -> Location {
+    Location { device: stat.device, inode: stat.inode, birth_ns: stat.birth_ns }
 }

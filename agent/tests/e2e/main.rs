@@ -8,7 +8,12 @@
 
 mod support;
 
+mod content;
 mod crash;
 mod destination;
 mod downtime;
+mod lifecycle;
+mod memory;
 mod rotation;
+mod state;
+mod transport;

@@ -26,9 +26,9 @@ pub struct Site {
     pub root: TempDir,
 }
 
-/// A running receiver.
+/// A running receiver; it ends with this value.
 pub struct Receiver {
-    process: Process,
+    _process: Process,
     pub address: SocketAddr,
 }
 
@@ -72,7 +72,7 @@ impl Site {
         let process = Process::start("receive", &[&fixed, more].concat(), &[]);
         let line = process.wait_line(&["listening on "]);
         let address = line.rsplit(' ').next().unwrap().parse().unwrap();
-        Receiver { process, address }
+        Receiver { _process: process, address }
     }
 
     /// Writes a configuration: what suits a quick test, then `more`, one `key: value` each, which wins.
@@ -171,15 +171,10 @@ impl Drop for Site {
             let list =
                 list.map_or_else(|error| error.to_string(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
             let checkpoint = fs::read_to_string(self.path("state/checkpoint")).unwrap_or_default();
-            let _ = writeln!(std::io::stderr(), "--- {list}\n{checkpoint}");
+            let mut chunks: Vec<String> = self.manifests().iter().map(summary).collect();
+            chunks.sort();
+            let _ = writeln!(std::io::stderr(), "--- {list}\n{checkpoint}\n--- chunks\n{}", chunks.join("\n"));
         }
-    }
-}
-
-impl Receiver {
-    /// Ends the receiver and expects it to end well.
-    pub fn stop(mut self) {
-        assert_eq!(self.process.terminate(), Some(0));
     }
 }
 
@@ -244,6 +239,12 @@ impl Drop for Agent {
             let _ = writeln!(std::io::stderr(), "--- metrics\n{}", figures.collect::<Vec<_>>().join("\n"));
         }
     }
+}
+
+fn summary(manifest: &Value) -> String {
+    let Value::Number(sequence) = &manifest["sequence"] else { return manifest.to_string() };
+    let [kind, path, file, span, events] = ["kind", "path", "file", "span", "events"].map(|key| &manifest[key]);
+    format!("{sequence:>6} {kind} {path} {file} {span} {events} events")
 }
 
 /// A path as text.
