@@ -215,7 +215,14 @@ fn sample(node: &Node) -> Checkpoint {
     let at = Location { device: 1, inode: 2, birth_ns: 3 };
     let id = FileId { device: 1, inode: 2, birth_ns: 3, fingerprint: Fingerprint::of(b"{}\n") };
     let mut ledger = Ledger::default();
-    ledger.add_file(FileRecord { id, at, name: "audit.log.1".into(), delivered: 77, complete: false });
+    ledger.add_file(FileRecord {
+        id,
+        identified: true,
+        at,
+        name: "audit.log.1".into(),
+        delivered: 77,
+        complete: false,
+    });
     let sources = [(node.log().to_str().unwrap().to_owned(), ledger)].into();
     Checkpoint { cluster_id: "c1".into(), stream: StreamId([7; 16]), sources }
 }

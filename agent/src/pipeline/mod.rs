@@ -13,9 +13,11 @@ mod framing;
 mod intake;
 mod order;
 mod peek;
+mod queue;
 mod reader;
 mod report;
 mod scan;
+mod segments;
 mod source;
 pub mod state;
 

@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use super::peek::{self, Expected, Prefix};
 use super::source::{Source, Tracked};
-use crate::chunk::Purpose;
 use crate::config::StartAt;
 use crate::disk::{Disk, Stat};
 use crate::ledger::{FileKey, FileRecord};
@@ -301,20 +300,6 @@ impl<D: Disk> Source<D> {
         self.embryos.insert(candidate.name.clone());
     }
 
-    fn open_files(&self) -> usize {
-        self.files.values().filter(|file| file.handle.is_some()).count()
-    }
-
-    fn hold(&mut self, key: FileKey, handle: D::File) {
-        let open = self.open_files();
-        if let Some(file) = self.files.get_mut(&key)
-            && file.finished_at.is_none()
-            && open < OPEN_FILES_PER_SOURCE_MAX
-        {
-            file.handle.get_or_insert(Rc::new(handle));
-        }
-    }
-
     fn found(&mut self, key: FileKey, candidate: &Candidate, now: Instant) {
         if let Some(file) = self.files.get_mut(&key) {
             file.found = true;
@@ -437,60 +422,6 @@ impl<D: Disk> Source<D> {
         let end = peek::bytes_at(disk, handle, len - window, room).await.ok()?;
         Some(memchr::memrchr(b'\n', &end).map_or(len, |at| len - window + at as u64 + 1))
     }
-
-    /// Everything that may have unread bytes, oldest first. What is held open and has no name any more is older than what
-    /// was first seen after it.
-    fn rebuild_queue(&mut self) {
-        let readable = |file: &Tracked<D::File>| file.finished_at.is_none() && (file.found || file.handle.is_some());
-        let files = self.files.iter().filter(|(_, file)| readable(file));
-        let (mut named, nameless): (Vec<_>, Vec<_>) =
-            files.map(|(key, file)| (file.order, *key, file.found)).partition(|file| file.2);
-        named.sort();
-        self.queue = named.into_iter().map(|(_, key, _)| key).collect();
-        for (_, key, _) in nameless {
-            let at = self.queue.iter().position(|other| *other > key).unwrap_or(self.queue.len());
-            self.queue.insert(at, key);
-        }
-        // A reader that has lost its place is made anew from the offset that has been cut into blocks.
-        let front = self.queue.front().copied();
-        for reader in [&mut self.reader, &mut self.paused] {
-            reader.take_if(|reader| reader.purpose == Purpose::Next && Some(reader.file) != front);
-        }
-    }
-
-    /// Holds the files of the queue open, so that they can be read to their end even when they are removed.
-    fn open_queued(&mut self, disk: &D) {
-        for key in self.queue.iter().take(OPEN_FILES_PER_SOURCE_MAX).copied().collect::<Vec<_>>() {
-            let path = self.path_of(key);
-            let Some(file) = self.files.get_mut(&key) else { continue };
-            if file.handle.is_some() {
-                continue;
-            }
-            let opened = disk.open(path.as_ref()).and_then(|handle| disk.stat(&handle).map(|stat| (handle, stat)));
-            match opened {
-                Ok((handle, stat)) => {
-                    file.complaint = None;
-                    let at = location(&stat);
-                    // The name may lead to another file by now; the next look finds out.
-                    if self.ledger.files.get(&key).is_some_and(|record| record.at == at) {
-                        file.handle = Some(Rc::new(handle));
-                    }
-                }
-                Err(error) => {
-                    let complaint = error.to_string();
-                    if file.complaint.as_ref() != Some(&complaint) {
-                        tracing::error!(
-                            source = self.name,
-                            file = path,
-                            error = complaint,
-                            "cannot open the file; it will be tried again"
-                        );
-                    }
-                    file.complaint = Some(complaint);
-                }
-            }
-        }
-    }
 }
 
 /// Whether a file whose metadata cannot be read may be there all the same.
@@ -499,6 +430,6 @@ fn hides(error: &io::Error) -> bool {
     error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound
 }
 
-fn location(stat: &Stat) -> Location {
+pub(super) fn location(stat: &Stat) -> Location {
     Location { device: stat.device, inode: stat.inode, birth_ns: stat.birth_ns }
 }

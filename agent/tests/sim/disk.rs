@@ -130,10 +130,6 @@ impl SimDisk {
         self.state.borrow().get(Path::new(name)).cloned()
     }
 
-    pub(crate) fn state_names(&self) -> Vec<PathBuf> {
-        self.state.borrow().keys().cloned().collect()
-    }
-
     fn name_of(path: &Path) -> io::Result<String> {
         let name = path.strip_prefix(DIRECTORY).ok().and_then(Path::to_str).filter(|name| !name.is_empty());
         name.map(str::to_owned).ok_or_else(|| io::ErrorKind::NotFound.into())

@@ -4,6 +4,13 @@
 //! `AUDITAIL_SIM_SEEDS` sets how many seeds are tried, `AUDITAIL_SIM_FIRST` where they begin, and `AUDITAIL_SIM_SEED` one to
 //! be replayed with a trace.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "test code outside of test functions"
+)]
+
 mod destination;
 mod disk;
 mod schedule;
@@ -17,9 +24,12 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Runs a seed; a failure is told with the shortest schedule that fails too.
-fn check(seed: u64) -> Result<(), String> {
+fn check(seed: u64) -> Result<world::Summary, String> {
     let schedule = schedule::from_seed(seed);
-    let Err(failure) = world::run(&schedule, false) else { return Ok(()) };
+    let failure = match world::run(&schedule, false) {
+        Ok(summary) => return Ok(summary),
+        Err(failure) => failure,
+    };
     let fails = |shorter: &schedule::Schedule| world::run(shorter, false).is_err();
     let shortest = schedule::minimise(&schedule, fails);
     let again = world::run(&shortest, false).err().unwrap_or_default();
@@ -39,22 +49,33 @@ fn seeds() {
         println!("{:?}", world::run(&shortest, true));
         return assert!(failure.is_ok(), "{}", failure.err().unwrap_or_default());
     }
-    let (first, count) = (number("AUDITAIL_SIM_FIRST").unwrap_or(0), number("AUDITAIL_SIM_SEEDS").unwrap_or(300));
+    let (first, count) = (number("AUDITAIL_SIM_FIRST").unwrap_or(0), number("AUDITAIL_SIM_SEEDS").unwrap_or(500));
     let next = AtomicU64::new(first);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let failures: Vec<String> = std::thread::scope(|scope| {
+    let results: Vec<Result<world::Summary, String>> = std::thread::scope(|scope| {
         let work = || {
-            let mut failures = Vec::new();
+            let mut results = Vec::new();
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= first + count || failures.len() >= 3 {
-                    return failures;
+                if seed >= first + count || results.iter().filter(|result: &&Result<_, _>| result.is_err()).count() >= 3
+                {
+                    return results;
                 }
-                failures.extend(check(seed).err());
+                results.push(check(seed));
             }
         };
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
+    let (mut total, mut failures) = (world::Summary::default(), Vec::new());
+    for result in results {
+        match result {
+            Ok(summary) => total.add(&summary),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    println!("{total:?}");
     assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n\n"));
+    // A simulation in which nothing happens proves nothing.
+    assert!(total.delivered > 0 && total.delivered + total.excused >= total.written, "{total:?}");
 }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use auditail::checkpoint;
 use auditail::config::{self, Config, StartAt, WatchRung};
 use auditail::manifest::{Encoding, Kind};
 use auditail::observe::http::Health;
-use auditail::pipeline::state::recover;
+use auditail::pipeline::state::{CHECKPOINT, recover};
 use auditail::pipeline::{Mode, Parts, Pipeline};
 use auditail::types::{ChunkId, Span};
 use auditail::watch::Watcher;
@@ -36,6 +37,16 @@ pub(crate) struct Summary {
     pub delivered: usize,
     pub excused: usize,
     pub chunks: usize,
+}
+
+impl Summary {
+    /// Adds another run's figures.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.written += other.written;
+        self.delivered += other.delivered;
+        self.excused += other.excused;
+        self.chunks += other.chunks;
+    }
 }
 
 struct World {
@@ -108,6 +119,7 @@ impl World {
             Action::Disk { .. } => self.disk.faults.set(action.faults().unwrap_or_default()),
             Action::Kill { down_ms } => {
                 self.kill().await;
+                self.judge_checkpoint()?;
                 tokio::time::sleep(Duration::from_millis(down_ms.into())).await;
                 self.start();
             }
@@ -151,6 +163,18 @@ impl World {
         }
         let calls = self.disk.reads.get() + self.destination.requests.get();
         if calls > CALLS_MAX { Err(format!("{calls} reads and requests: the agent turns in circles")) } else { Ok(()) }
+    }
+
+    /// The checkpoint counts nothing as delivered that the destination does not have.
+    fn judge_checkpoint(&self) -> Result<(), String> {
+        let Some(bytes) = self.disk.state(CHECKPOINT) else { return Ok(()) };
+        let checkpoint = checkpoint::decode(&bytes).map_err(|error| error.to_string())?;
+        let stored = self.destination.stored.borrow();
+        let there: BTreeSet<u64> = stored.values().map(|chunk| chunk.manifest.sequence).collect();
+        let mut counted = checkpoint.sources.values().flat_map(|ledger| 1..=ledger.committed);
+        counted.find(|sequence| !there.contains(sequence)).map_or(Ok(()), |sequence| {
+            Err(format!("the checkpoint counts chunk {sequence} as delivered, and the destination does not have it"))
+        })
     }
 
     /// Faults stop; the agent has to catch up.
