@@ -90,7 +90,7 @@ metrics_table! {
     LOST_BYTES "lost_bytes_total" Counter, Bytes, ["source"],
         "Bytes that could not be read any more; each range is reported in a delivered loss record.";
     LOSS_RECORDS "loss_records_total" Counter, Count, ["source"], "Loss records made.";
-    LAG_BYTES "lag_bytes" Gauge, Bytes, ["source"], "Bytes written and not yet confirmed.";
+    LAG_BYTES "lag_bytes" Gauge, Bytes, ["source"], "Bytes written and not yet confirmed; a compressed file that is not read counts with its compressed bytes.";
     LAG_SECONDS "lag_seconds" Gauge, Seconds, ["source"], "Age of the oldest byte not yet confirmed; 0 where there is none.";
     DELIVERY_LATENCY "delivery_latency_seconds" Histogram(LATENCY_BUCKETS), Seconds, [],
         "From the timestamp of a chunk's last event to its receipt.";

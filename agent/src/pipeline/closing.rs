@@ -64,22 +64,22 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     pub(super) fn close(&mut self, index: usize, reason: CloseReason, now: Instant) {
         let source = &mut self.sources[index];
         let Some(open) = source.open.take() else { return };
-        let age = source.oldest_unsent.map_or_else(Default::default, |since| now.duration_since(since));
-        source.oldest_unsent = None;
+        let since = source.oldest_unsent.take().unwrap_or(now);
         source.due &= reason != CloseReason::Age;
-        report::closed(reason, open.span.len(), open.body.body_bytes(), age);
+        report::closed(reason, open.span.len(), open.body.body_bytes(), now.duration_since(since));
         match open.purpose {
-            Purpose::Next => self.decide_next(index, open, now),
+            Purpose::Next => self.decide_next(index, open, since, now),
             Purpose::Again { sequence, part_bytes: None, .. } => self.resend(index, sequence, open),
             Purpose::Again { sequence, part_bytes: Some(_), .. } => self.decide_part(index, sequence, open, now),
         }
     }
 
-    fn decide_next(&mut self, index: usize, open: OpenChunk, now: Instant) {
+    fn decide_next(&mut self, index: usize, open: OpenChunk, since: Instant, now: Instant) {
         let source = &mut self.sources[index];
         let proposal =
             Proposal { kind: Kind::Lines, file: open.file, span: open.span, tally: open.tally(), loss: None };
         let entry = source.ledger.decide(self.stream, &source.name, proposal).clone();
+        source.unconfirmed.insert(entry.sequence, since);
         let generation = self.state.changed_now(now);
         let manifest = self.manifest(index, &entry, None, Some(&open));
         self.send(index, entry.sequence, manifest, open, generation);

@@ -5,10 +5,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::aside::set_aside;
+use super::source::Source;
 use super::{Pipeline, report};
 use crate::disk::Disk;
 use crate::ledger::State;
 use crate::manifest::Manifest;
+use crate::types::ChunkId;
 use crate::upload::deliver::{Verdict, deliver};
 use crate::upload::retry::RetryPolicy;
 use crate::upload::{Delivery, Destination};
@@ -79,7 +81,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let now = Instant::now();
         match end {
             End::Delivered => {
-                source.ledger.settle(sequence, id, State::Delivered);
+                source.settle(sequence, id, State::Delivered);
                 report::delivered(&delivery, latency(oldest_event_us));
                 self.progress.delivered(&delivery.manifest);
                 self.state.changed(now);
@@ -95,7 +97,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
                     "the destination refused a chunk for good; it is kept in the state directory: mend the cause, then `auditail ship` it"
                 );
                 report::set_aside(&delivery);
-                source.ledger.settle(sequence, id, State::Aside);
+                source.settle(sequence, id, State::Aside);
                 self.progress.set_aside();
                 self.state.changed_now(now);
             }
@@ -112,6 +114,14 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
                 "cannot write the checkpoint: nothing new is sent until it can be written; free space or mend the state directory"
             );
         }
+    }
+}
+
+impl<D: Disk> Source<D> {
+    /// A chunk or a part of one needs no further delivery.
+    fn settle(&mut self, sequence: u64, id: ChunkId, state: State) {
+        self.ledger.settle(sequence, id, state);
+        self.unconfirmed = self.unconfirmed.split_off(&(self.ledger.committed + 1));
     }
 }
 

@@ -292,6 +292,9 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             let found = source.scan(&*disk, moment).await;
             self.next_scan = found.again_in.map_or(self.next_scan, |pause| self.next_scan.min(now + pause));
             report::scanned(source, &found, problem.as_deref());
+            if source.live_problem != source.told_problem {
+                self.next_scan = self.next_scan.min(now + SCAN_PAUSE);
+            }
             directories.insert(source.directory.clone());
             source.drained = false;
         }

@@ -76,8 +76,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         counter!(names::POOL_OVERFLOW).absolute(self.pool.overflow_count());
         for source in &self.sources {
             let label = || source.name.clone();
-            let lag = source.unread_bytes() + source.undelivered_bytes();
-            let since = source.oldest_unsent.filter(|_| lag > 0);
+            let lag = source.unread_bytes() + source.unread_compressed_bytes() + source.undelivered_bytes();
+            let since = source.oldest_unconfirmed().filter(|_| lag > 0);
             gauge!(names::LAG_BYTES, "source" => label()).set(lag as f64);
             gauge!(names::LAG_SECONDS, "source" => label())
                 .set(since.map_or(0.0, |since| now.duration_since(since).as_secs_f64()));
@@ -89,7 +89,9 @@ pub(super) fn wake_up(kind: &'static str) {
     counter!(names::WAKE_UPS, "kind" => kind).increment(1);
 }
 
-pub(super) fn scanned<D: Disk>(source: &Source<D>, found: &ScanReport, problem_before: Option<&str>) {
+/// Tells what a look has found. A problem is told when the next look finds it too: between the rename and the creation of
+/// a rotation there is no live file either.
+pub(super) fn scanned<D: Disk>(source: &mut Source<D>, found: &ScanReport, problem_before: Option<&str>) {
     let label = || source.name.clone();
     counter!(names::ROTATIONS, "source" => label()).increment(found.rotations);
     counter!(names::TRUNCATIONS, "source" => label()).increment(found.truncations);
@@ -97,15 +99,19 @@ pub(super) fn scanned<D: Disk>(source: &Source<D>, found: &ScanReport, problem_b
     let open = source.files.values().filter(|file| file.handle.is_some()).count();
     gauge!(names::FILES_OPEN, "source" => label()).set(open as f64);
     gauge!(names::SOURCE_READABLE, "source" => label()).set(if source.live_problem.is_none() { 1.0 } else { 0.0 });
-    match (&source.live_problem, problem_before) {
-        (Some(problem), before) if before != Some(problem) => {
+    match (&source.live_problem, &source.told_problem) {
+        (Some(problem), told) if Some(problem) != told.as_ref() && Some(problem.as_str()) == problem_before => {
             tracing::error!(
                 source = source.name,
                 problem,
                 "the log cannot be read; what is written to it waits until this is mended"
             );
+            source.told_problem = source.live_problem.clone();
         }
-        (None, Some(_)) => tracing::info!(source = source.name, "the log can be read"),
+        (None, Some(_)) => {
+            tracing::info!(source = source.name, "the log can be read");
+            source.told_problem = None;
+        }
         _ => {}
     }
 }

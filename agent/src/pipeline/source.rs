@@ -151,6 +151,10 @@ pub(super) struct Source<D: Disk> {
     pub learned_bytes_max: Option<u64>,
     /// The live file could be opened at the last look, and why not.
     pub live_problem: Option<String>,
+    /// What the operator has been told about that.
+    pub told_problem: Option<String>,
+    /// Since when the oldest byte of each decided chunk has waited, as far as this run knows.
+    pub unconfirmed: BTreeMap<u64, Instant>,
     /// The last look saw every name there is: what it did not find is not there. Else permission, or a descriptor, was
     /// missing, or the directory itself.
     pub sees_all: bool,
@@ -189,6 +193,8 @@ impl<D: Disk> Source<D> {
             lost: Vec::new(),
             learned_bytes_max: None,
             live_problem: None,
+            told_problem: None,
+            unconfirmed: BTreeMap::new(),
             sees_all: false,
             state_lost: false,
             embryos: BTreeSet::new(),
@@ -238,6 +244,12 @@ impl<D: Disk> Source<D> {
         plain.map(|file| file.len.unwrap_or(0).saturating_sub(file.read)).sum()
     }
 
+    /// Compressed bytes of files that have not been read to their end; how much they hold is not known before.
+    pub(super) fn unread_compressed_bytes(&self) -> u64 {
+        let compressed = self.files.values().filter(|file| file.finished_at.is_none() && file.compressed);
+        compressed.filter_map(|file| file.len).sum()
+    }
+
     /// Bytes that have been read and have no receipt.
     pub(super) fn undelivered_bytes(&self) -> u64 {
         let files = self.files.iter().filter_map(|(key, file)| Some((file, self.ledger.files.get(key)?)));
@@ -248,6 +260,12 @@ impl<D: Disk> Source<D> {
     pub(super) fn is_settled(&self) -> bool {
         let idle = !self.reading && self.ready.is_empty() && self.framing.is_empty() && self.open.is_none();
         idle && self.again.is_empty() && self.paused.is_none() && self.ledger.entries.is_empty() && self.lost.is_empty()
+    }
+
+    /// Since when the oldest byte without a receipt has waited.
+    pub(super) fn oldest_unconfirmed(&self) -> Option<Instant> {
+        let decided = self.unconfirmed.range(self.ledger.committed + 1..).map(|(_, since)| *since).next();
+        decided.into_iter().chain(self.oldest_unsent).min()
     }
 
     /// Whether nothing can be read for now: what has been read before is not to wait for that.
