@@ -15,6 +15,11 @@ pub const RING_BUFFERS: usize = 4;
 /// Bytes of one page of the body pool, in which compressed chunk bodies live.
 pub const PAGE_BYTES: usize = 64 * 1024;
 
+/// Blocks that exist at most, for so many framing threads: one in work and one waiting for each, and two being read.
+pub fn blocks(workers: usize) -> usize {
+    workers * 2 + 2
+}
+
 /// Lines longer than this are checked with a streaming parser instead of a simd-json tape, whose memory
 /// can reach sixteen times the line.
 pub const TAPE_LINE_BYTES_MAX: usize = 1024 * 1024;

@@ -119,11 +119,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
 
     fn manifest(&self, index: usize, entry: &Entry, part: Option<&Part>, open: Option<&OpenChunk>) -> Manifest {
         let source = &self.sources[index];
-        let file = source.ledger.files.get(&entry.file);
         let tally = open.map_or_else(|| part.map_or(entry.tally, |part| part.tally), OpenChunk::tally);
         let loss = part.map_or(entry.loss.is_some(), |part| part.loss.is_some());
-        let zero =
-            crate::types::FileId { device: 0, inode: 0, birth_ns: 0, fingerprint: crate::types::Fingerprint::of(b"") };
         Manifest {
             id: part.map_or(entry.id, |part| part.id),
             kind: if loss { Kind::Loss } else { Kind::Lines },
@@ -133,7 +130,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             stream: self.stream,
             source: source.name.clone(),
             path: source.path_of(entry.file),
-            file: file.map_or(zero, |record| record.id),
+            file: source.id_of(entry.file),
             span: part.map_or(entry.span, |part| part.span),
             sequence: entry.sequence,
             previous: entry.previous,
@@ -252,13 +249,11 @@ fn loss_tally(loss: &Loss) -> Tally {
 
 impl<D: Disk> Source<D> {
     fn loss_record(&self, range: &LostRange) -> Loss {
-        let zero =
-            crate::types::FileId { device: 0, inode: 0, birth_ns: 0, fingerprint: crate::types::Fingerprint::of(b"") };
         Loss {
             reason: range.reason,
             source: self.name.clone(),
             path: self.path_of(range.file),
-            file: self.ledger.files.get(&range.file).map_or(zero, |record| record.id),
+            file: self.id_of(range.file),
             start: range.span.start,
             end: range.end_known.then_some(range.span.end),
         }

@@ -12,7 +12,7 @@ use super::{Mode, Pipeline, report};
 use crate::chunk::Purpose;
 use crate::disk::Disk;
 use crate::ledger::FileKey;
-use crate::limits::{BLOCK_BYTES, FINGERPRINT_BYTES_MAX};
+use crate::limits::{BLOCK_BYTES, FINGERPRINT_BYTES_MAX, blocks};
 use crate::record::LossReason;
 use crate::source::matching::Location;
 use crate::source::name::Order;
@@ -117,7 +117,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
 
     /// Buffers that exist at most, lent out or not.
     pub(super) fn buffer_count(&self) -> usize {
-        self.config.limits.workers * 2 + 2
+        blocks(self.config.limits.workers)
     }
 
     pub(super) fn take_back(&mut self, buffer: Vec<u8>) {

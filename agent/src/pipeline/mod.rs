@@ -36,6 +36,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Config, StartAt};
 use crate::disk::Disk;
 use crate::ledger::Ledger;
+use crate::limits;
 use crate::limits::{BLOCK_BYTES, ONCE_FILES_MAX, PAGE_BYTES, SOURCES_MAX};
 use crate::observe::http::Health;
 use crate::pool::PagePool;
@@ -145,7 +146,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     /// Where framing threads cannot be started.
     pub fn new(config: Config, mode: Mode, parts: Parts<D, T>) -> io::Result<Self> {
         let Recovered { checkpoint: Checkpoint { stream, sources, .. }, first_start, state_lost } = parts.recovered;
-        let blocks = config.limits.workers * 2 + 2;
+        let blocks = limits::blocks(config.limits.workers);
         let start_at = if first_start && mode == Mode::Follow { config.source.start_at } else { StartAt::Beginning };
         let state = StateKeeper::new(parts.disk.clone());
         let waiting = match &mode {

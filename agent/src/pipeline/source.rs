@@ -15,7 +15,7 @@ use crate::record::LossReason;
 use crate::source::blocks::Block;
 use crate::source::matching::Location;
 use crate::source::name::Order;
-use crate::types::Span;
+use crate::types::{FileId, Fingerprint, Span};
 
 /// What is known of a file while the agent runs; what outlives it is in the ledger.
 pub(super) struct Tracked<F> {
@@ -230,6 +230,12 @@ impl<D: Disk> Source<D> {
                 self.again.push_back(Again::new(entry.file, sequence, rest.span, part_bytes));
             }
         }
+    }
+
+    /// Identity of a file. One that a chunk is about is never forgotten, so that the identity of no file stands for none.
+    pub(super) fn id_of(&self, key: FileKey) -> FileId {
+        let nowhere = FileId { device: 0, inode: 0, birth_ns: 0, fingerprint: Fingerprint::of(b"") };
+        self.ledger.files.get(&key).map_or(nowhere, |record| record.id)
     }
 
     /// Path of a file, as it was seen last.

@@ -65,7 +65,7 @@ pub(super) fn estimate(config: &Config, logs: usize, uring: bool) -> Memory {
         Encoding::Zstd => 8 << 20,
     };
     // As many as the pipeline allocates, and one that each log may be reading into.
-    let blocks = limits.workers * 2 + 2 + logs;
+    let blocks = crate::limits::blocks(limits.workers) + logs;
     let parts = vec![
         Part { what: "chunk bodies", bytes: limits.body_pool_bytes / PAGE_BYTES * PAGE_BYTES },
         Part { what: "blocks", bytes: blocks * BLOCK_BYTES },
