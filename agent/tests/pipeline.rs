@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use auditail::manifest::Kind;
 use auditail::upload::Outcome;
-use pipeline_support::{Agent, Node, event, gzip};
+use pipeline_support::{Agent, Node, VIRTUAL, event, gzip};
 
-/// Longer than a look, shorter than a rescan.
+/// Longer than a look, shorter than a rescan. Real time, because processor time is measured in it.
 const QUIET: Duration = Duration::from_millis(1500);
 
 // Fails if a file that has been read to its end is read over and over while the file behind it is still empty, or if
@@ -37,7 +37,7 @@ fn an_empty_new_log_costs_nothing_and_delays_nothing() {
 // Fails if a backup that was delivered as it was is delivered again once it is compressed and its open file closed.
 #[test]
 fn a_delivered_backup_is_not_delivered_again_as_gz() {
-    Node::new("source.rescan_interval: 1s").run(async |node| {
+    Node::new(VIRTUAL).run_in_virtual_time(async |node| {
         node.append("audit.log", &event(1));
         let agent = Agent::start(node);
         agent.delivered(1).await;
@@ -82,7 +82,7 @@ fn a_chunk_that_is_too_large_is_divided_to_its_end() {
 // Fails if a range of a decided chunk is given up because its file may not be read for a while.
 #[test]
 fn a_log_that_may_not_be_listed_is_not_lost() {
-    Node::new("").run(async |node| {
+    Node::new(VIRTUAL).run_in_virtual_time(async |node| {
         node.append("audit-2026-11-21T02-17-46.037.log", &event(1));
         node.append("audit.log", &event(2));
         let agent = Agent::start_with(node, |_| Outcome::Retry { reason: "down".into(), after: None });
