@@ -74,8 +74,15 @@ pub enum Ended {
 /// to leave sooner.
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// Looks at the directories are this far apart at least: where names come and go all the time, reading goes on.
-const SCAN_PAUSE: Duration = Duration::from_millis(100);
+/// Between looks at the directories reading goes on, however often names come and go: for so many times as long as the
+/// look took. Not longer, since in a storm of rotations a backup may be there for some ten milliseconds only.
+const SCAN_PAUSE_FACTOR: u32 = 4;
+
+/// The shortest pause between looks.
+const SCAN_PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// When to look again whether a live log that was not there is there: in a rotation it is gone for some microseconds.
+const MISSING_LOOK: Duration = Duration::from_millis(100);
 
 /// The agent.
 pub struct Pipeline<D: Disk, T: Destination> {
@@ -279,7 +286,6 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
     /// Looks for logs, and in each one's directory for what has changed.
     async fn scan(&mut self, now: Instant) {
         self.next_scan = now + self.config.source.rescan_interval;
-        self.scan_not_before = now + SCAN_PAUSE;
         let mut directories = self.find_sources();
         let disk = self.disk.clone();
         let moment = Moment { now, wall_ns: disk.wall_ns(), start_at: self.start_at };
@@ -294,7 +300,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
             self.next_scan = found.again_in.map_or(self.next_scan, |pause| self.next_scan.min(now + pause));
             report::scanned(source, &found, problem.as_deref());
             if source.live_problem != source.told_problem {
-                self.next_scan = self.next_scan.min(now + SCAN_PAUSE);
+                self.next_scan = self.next_scan.min(now + MISSING_LOOK);
             }
             directories.insert(source.directory.clone());
             source.drained = false;
@@ -314,6 +320,8 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         }
         // Of what was written between the look at a file and the watch on it nobody is told.
         self.look();
+        let ended = Instant::now();
+        self.scan_not_before = ended + SCAN_PAUSE_MIN.max(ended.duration_since(now) * SCAN_PAUSE_FACTOR);
     }
 
     fn find_sources(&mut self) -> std::collections::BTreeSet<PathBuf> {
