@@ -114,7 +114,7 @@ fn all_problems_are_reported_at_once() {
     let problems = resolved(Some(file), &env, &[("state_directory", "here")]).unwrap_err().to_string();
     let expected = [
         "f.yaml: destination.url: is missing; give it here, or in OUTPOST_HOST",
-        "f.yaml: source.paths: is missing; name the live audit log here, or in LOG_FILE",
+        "f.yaml: source.paths: is missing; give it here, or in LOG_FILE",
         "f.yaml:3: chunk.level: \"ten\" is not a whole number; use 1 to 9",
         "f.yaml:4: chunk.offload_after: \"60\" is not a duration; write a duration such as 500ms, 60s or 1h30m",
         "f.yaml:5: bogus: is not a setting; remove it",
@@ -128,6 +128,26 @@ fn all_problems_are_reported_at_once() {
     assert_eq!(problems.lines().collect::<Vec<_>>(), expected);
 }
 
+// Fails if settings behind the place where the file cannot be read any further are reported as missing, or one setting
+// is reported for two reasons, or a place is named that is not there.
+#[test]
+fn what_is_missing_is_said_once_and_where_it_belongs() {
+    let problems = |file| resolved(file, &[], &[]).unwrap_err().to_string();
+    for (unreadable, says) in
+        [("source:\n\tpaths: /a", "is not YAML"), ("[/a]", "no settings"), ("cluster_id: &x a\nnode_id: *x", "aliases")]
+    {
+        let found = problems(Some(unreadable));
+        assert!(found.lines().count() == 1 && found.contains(says), "{found}");
+    }
+    let empty = problems(Some("source.paths: /a\ndestination:\n  url:\n"));
+    assert_eq!(empty, "f.yaml:3: destination.url: has no value; give it one, or remove the line to use the default");
+    assert_eq!(
+        problems(None),
+        "configuration: destination.url: is missing; give it in the file given with --config, or in OUTPOST_HOST\n\
+         configuration: source.paths: is missing; give it in the file given with --config, or in LOG_FILE"
+    );
+}
+
 // Fails if settings that contradict each other pass, or ones that fit are refused.
 #[test]
 fn settings_are_checked_against_each_other() {
@@ -137,8 +157,8 @@ fn settings_are_checked_against_each_other() {
         ("destination.client_cert_file: /c", "f.yaml:3: destination.client_cert_file: is given without destination.cl"),
         ("destination.client_key_file: /k", "f.yaml:3: destination.client_key_file: is given without destination.cl"),
         ("destination: {token: a, token_file: /t}", "f.yaml:3: destination.token_file: is given as well as destin"),
-        ("destination.retry_initial: 2m", "f.yaml:3: destination.retry_initial: destination.retry_initial is longer"),
-        ("destination.retry_max: 10ms", "f.yaml:3: destination.retry_max: destination.retry_initial is longer"),
+        ("destination.retry_initial: 2m", "f.yaml:3: destination.retry_initial: is longer than destination.retry_max"),
+        ("destination.retry_max: 10ms", "f.yaml:3: destination.retry_max: is shorter than destination.retry_initial"),
         ("chunk.level: 10", "f.yaml:3: chunk.level: 10 is too much; use 1 to 9"),
         ("chunk: {level: 20, encoding: zstd}", "f.yaml:3: chunk.level: 20 is too much; use 1 to 19"),
         ("source.max_event_bytes: 1KiB", "f.yaml:3: source.max_event_bytes: 1KiB is too little; use 512KiB to 64MiB"),

@@ -16,6 +16,12 @@ use clap::{Parser, Subcommand};
 pub const EXIT_USAGE: u8 = 64;
 
 /// Collects Kubernetes audit logs and delivers all of them.
+///
+/// Start with `auditail check --config FILE`: it shows what `run` would do on this machine, and what would go wrong.
+/// `auditail COMMAND --help` describes a command.
+///
+/// Exit code 0 when all is well, 1 when something is not, 64 when options or configuration cannot work; every problem is
+/// on standard error.
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
 pub struct Cli {
@@ -24,18 +30,14 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// What the binary can do.
+/// What the binary can do. The help of a command is the documentation of its arguments.
 #[derive(Debug, Subcommand)]
+#[expect(missing_docs, reason = "documentation here would take the place of that help")]
 pub enum Command {
-    /// Follow the configured audit logs and deliver them.
     Run(run::RunArgs),
-    /// Show the configuration, what the environment allows, and what would go wrong.
     Check(check::CheckArgs),
-    /// Deliver existing files once and end.
     Ship(ship::ShipArgs),
-    /// Receive chunks and store them: the reference receiver.
     Receive(receive::ReceiveArgs),
-    /// Check a received archive offline.
     Verify(verify::VerifyArgs),
 }
 

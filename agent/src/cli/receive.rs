@@ -7,24 +7,31 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Secret;
+use super::EXIT_USAGE;
+use crate::config::units::{SIZE_FORM, parse_size};
+use crate::config::{self, Secret};
 use crate::receive::{BODY_BYTES_MAX_DEFAULT, Options, Receiver, SetupError, TlsFiles};
 
 /// Where the token is when no file is named.
 const TOKEN_VARIABLE: &str = "AUDITAIL_RECEIVE_TOKEN";
 /// Threads for checking and writing chunks.
 const DISK_THREADS: usize = 8;
-/// Exit code for options that cannot work (`EX_USAGE` of sysexits.h).
-const EXIT_USAGE: u8 = 64;
 
-/// Receive chunks and store them: checked, deduplicated and synced before they are acknowledged.
+/// Receive chunks and store them: the reference receiver.
 ///
-/// The token that senders must show is read from --token-file, else from the environment variable
-/// AUDITAIL_RECEIVE_TOKEN. The protocol is described in docs/protocol.md.
+/// Every chunk is checked, deduplicated by its id and synced to disk before it is acknowledged. SIGTERM or SIGINT ends
+/// it; requests under way are answered first. `auditail verify DIR` checks what it stored.
+///
+/// The token that senders must show is read at start from --token-file, else from the environment variable
+/// AUDITAIL_RECEIVE_TOKEN. Without a token and without --client-ca it listens on loopback only.
+///
+/// Exit code 0 when it was told to stop, 1 when the machine does not let it run, 64 when the options cannot work.
+///
+/// Example: auditail receive --listen 0.0.0.0:8443 --dir /srv/audit --tls-cert tls.crt --tls-key tls.key --token-file token
 #[derive(Clone, Debug, clap::Args)]
 pub struct ReceiveArgs {
-    /// Address to listen on; port 0 takes a free one, and the line printed on start names it.
-    #[arg(long, value_name = "ADDR")]
+    /// IP address and port to listen on; port 0 takes a free one, and the line printed on start names it.
+    #[arg(long, value_name = "IP:PORT")]
     pub listen: SocketAddr,
     /// Folder of the archive; made if it is not there.
     #[arg(long, value_name = "DIR")]
@@ -41,7 +48,8 @@ pub struct ReceiveArgs {
     /// Certificates (PEM) of which one must have signed a sender's certificate: mutual TLS.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub client_ca: Option<PathBuf>,
-    /// Largest compressed body; a larger one is answered 413, and the agent splits it.
+    /// Largest compressed body, such as 64MB, 64MiB or 64_000_000 (bytes); a larger one is answered 413, and the agent
+    /// splits it.
     #[arg(long, value_name = "SIZE", default_value_t = BODY_BYTES_MAX_DEFAULT, value_parser = parse_bytes)]
     pub body_limit: u64,
 }
@@ -94,8 +102,8 @@ fn failed(what: &str) -> impl FnOnce(io::Error) -> SetupError {
 
 fn options(args: ReceiveArgs, variable: Option<String>) -> Result<Options, SetupError> {
     let token = match &args.token_file {
-        Some(file) => Some(token(&file.display().to_string(), read(file)?)?),
-        None => variable.map(|text| token(TOKEN_VARIABLE, text)).transpose()?,
+        Some(file) => Some(token(&file.display().to_string(), &read(file)?)?),
+        None => variable.map(|text| token(TOKEN_VARIABLE, &text)).transpose()?,
     };
     if token.is_none() && args.client_ca.is_none() && !args.listen.ip().is_loopback() {
         let remedy = format!("give --token-file, {TOKEN_VARIABLE} or --client-ca");
@@ -115,30 +123,13 @@ fn read(file: &Path) -> Result<String, SetupError> {
 }
 
 /// A token is one word of visible ASCII, as it must fit into a header.
-fn token(origin: &str, text: String) -> Result<Secret, SetupError> {
-    let word = text.trim();
-    if word.is_empty() || !word.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(SetupError::Options(format!("{origin}: holds no token (one word of visible ASCII)")));
-    }
-    Ok(Secret(word.to_owned()))
+fn token(origin: &str, text: &str) -> Result<Secret, SetupError> {
+    config::token(text.trim()).map_err(|complaint| SetupError::Options(format!("{origin}: {}", complaint.what)))
 }
 
 /// Reads `64MB`, `64MiB`, `64_000_000`.
 fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor: u64 = match unit {
-        "" | "B" => 1,
-        "kB" | "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err("a size is a number and kB, MB, GB, KiB, MiB or GiB".into()),
-    };
-    let number: u64 = number.replace('_', "").parse().map_err(|_| "a size starts with a number".to_owned())?;
-    number.checked_mul(factor).filter(|bytes| *bytes > 0).ok_or_else(|| "out of range".into())
+    parse_size(text).filter(|bytes| *bytes > 0).ok_or_else(|| SIZE_FORM.to_owned())
 }
 
 #[cfg(test)]
@@ -177,14 +168,11 @@ mod tests {
         assert!(parse(&["--listen", "127.0.0.1:0", "--tls-cert", "c", "--tls-key", "k"]).is_ok());
     }
 
-    // Fails if a unit is misread: a limit a thousand times off.
+    // Fails if a limit that refuses every body is taken, or one without a unit or with one is refused.
     #[test]
-    fn sizes_have_units() {
-        for (text, bytes) in [("64MB", 64_000_000), ("1MiB", 1 << 20), ("64_000", 64_000), ("2kB", 2_000)] {
-            assert_eq!(parse_bytes(text), Ok(bytes));
-        }
-        for text in ["", "MB", "0", "5 MB", "-1", "99999999999GB"] {
-            assert!(parse_bytes(text).is_err(), "{text}");
-        }
+    fn the_body_limit_is_a_size_above_zero() {
+        let limit = |text| parse(&["--listen", "127.0.0.1:0", "--body-limit", text]).map(|args| args.body_limit);
+        assert_eq!((limit("64MB").unwrap(), limit("64_000").unwrap()), (64_000_000, 64_000));
+        assert!(limit("0").is_err() && limit("-1").is_err());
     }
 }

@@ -16,10 +16,22 @@ use crate::watch::Watcher;
 
 /// Follow the configured audit logs and deliver them, until SIGTERM or SIGINT.
 ///
-/// Every setting can also be given in the environment; docs/configuration.md lists all of them.
+/// The configuration is a YAML file; every setting can also be given in the environment (AUDITAIL_ and the key in
+/// capitals, dots written as underscores), and goes before the file there. source.paths and destination.url are all that
+/// has to be given. docs/configuration.md lists everything; `auditail check` shows what holds and where it came from.
+///
+/// A signal ends reading; what has been read is delivered, for at most shutdown_grace (20s). A second signal ends the agent at
+/// once. Nothing is lost either way: the next start goes on where delivery ended.
+///
+/// Metrics and probes are served on observe.listen (0.0.0.0:9464): /metrics, /healthz, /readyz.
+///
+/// Exit code 0 after a signal, 1 when the machine does not let it run, or after a second signal, 64 when the configuration
+/// cannot work.
+///
+/// Example: auditail run --config /etc/auditail/auditail.yaml
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
-    /// Configuration file (YAML).
+    /// Configuration file (YAML); without it the environment is all there is.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

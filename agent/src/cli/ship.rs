@@ -39,7 +39,11 @@ const GRACE: Duration = Duration::from_secs(3);
 /// What has been delivered is remembered in a state directory: the same command after an interruption delivers the
 /// rest. Given STATE_DIRECTORY/aside, or manifests in it, sends chunks again that the destination had refused.
 ///
+/// A destination that is down is tried until it is up again; Ctrl-C ends the wait.
+///
 /// Exit code 0 when everything is delivered, 1 when something is not, 64 when the options cannot work.
+///
+/// Example: auditail ship /var/log/kubernetes --to https://audit.example.com/v1/chunks --token-file token
 #[derive(Clone, Debug, clap::Args)]
 pub struct ShipArgs {
     /// Files, directories of logs, or chunks that were set aside.
@@ -51,8 +55,10 @@ pub struct ShipArgs {
     /// Configuration file (YAML), as for `run`; source.paths is not needed.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where to remember what has been delivered; never that of a running agent. Default: STATE_DIRECTORY/ship where
-    /// one is configured, else $XDG_STATE_HOME/auditail/ship or ~/.local/state/auditail/ship.
+    /// Directory to remember in what has been delivered; never that of a running agent.
+    ///
+    /// Default: `ship` in the configured state_directory; where none is configured, $XDG_STATE_HOME/auditail/ship or
+    /// ~/.local/state/auditail/ship.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// File that holds the bearer token (destination.token_file).

@@ -7,9 +7,12 @@ use std::process::ExitCode;
 use crate::receive::verify::report::Report;
 use crate::receive::verify::verify;
 
-/// Check a received archive: chain, digests, gaps, duplicates, counts.
+/// Check a received archive offline: chain, digests, gaps, duplicates, counts.
 ///
-/// Exit code 0 where nothing is missing, altered or duplicated, else 1.
+/// Exit code 0 when nothing is missing, altered or duplicated, else 1; 64 when the options cannot work. Chunks removed from
+/// the end of a chain leave no gap: compare the last sequence number with the agent's own (`auditail check`).
+///
+/// Example: auditail verify /srv/audit --extract audit.log
 #[derive(Clone, Debug, clap::Args)]
 pub struct VerifyArgs {
     /// Folder of the archive, as given to `auditail receive --dir`.

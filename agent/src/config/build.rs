@@ -101,8 +101,7 @@ impl Builder<'_> {
     fn paths(&mut self) -> Option<Vec<String>> {
         const KEY: &str = "source.paths";
         let Some(given) = self.values.get(KEY).filter(|given| !given.texts.is_empty()) else {
-            let origin = self.origin(KEY);
-            self.problems.add(&origin, KEY, "is missing", "name the live audit log here, or in LOG_FILE");
+            self.is_missing(KEY);
             return None;
         };
         if given.texts.len() > SOURCES_MAX {
@@ -194,9 +193,12 @@ impl Builder<'_> {
         let initial = self.duration("destination.retry_initial", DURATION_MIN);
         let max = self.duration("destination.retry_max", DURATION_MIN);
         if initial.zip(max).is_some_and(|(initial, max)| initial > max) {
-            let key = self.more_explicit("destination.retry_initial", "destination.retry_max");
-            let what = "destination.retry_initial is longer than destination.retry_max";
-            self.problem(key, what, "shorten the first or lengthen the second");
+            let (first, second) = ("destination.retry_initial", "destination.retry_max");
+            let remedy = "give a first pause that is no longer than the longest";
+            match self.more_explicit(first, second) {
+                key if key == first => self.problem(key, format!("is longer than {second}"), remedy),
+                key => self.problem(key, format!("is shorter than {first}"), remedy),
+            }
         }
         (initial, max)
     }
@@ -258,11 +260,21 @@ impl Builder<'_> {
     /// A value that must be there. `None` where it is not, or is wrong, and that has been noted.
     fn required<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, Complaint>) -> Option<T> {
         if !self.is_given(key) {
-            let aliases = settings::find(key).map_or(&[][..], |setting| setting.aliases);
-            let names: String = aliases.iter().map(|alias| format!(", or in {}", alias.name)).collect();
-            self.problem(key, "is missing", format!("give it here{names}"));
+            self.is_missing(key);
         }
         self.optional(key, parse)
+    }
+
+    /// Complains about a setting that nobody gave, unless a problem noted before explains it: one of this key, or one
+    /// without a key, which ended the reading of the file.
+    fn is_missing(&mut self, key: &'static str) {
+        if self.problems.0.iter().any(|problem| problem.key.is_empty() || problem.key == key) {
+            return;
+        }
+        let place = if self.missing == Origin::Unset { "in the file given with --config" } else { "here" };
+        let aliases = settings::find(key).map_or(&[][..], |setting| setting.aliases);
+        let names: String = aliases.iter().map(|alias| format!(", or in {}", alias.name)).collect();
+        self.problem(key, "is missing", format!("give it {place}{names}"));
     }
 
     fn size(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {

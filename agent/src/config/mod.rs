@@ -12,7 +12,7 @@ pub mod units;
 pub mod yaml;
 
 pub use build::body_pool_bytes_min;
-pub(crate) use parse::is_loopback;
+pub(crate) use parse::{is_loopback, token};
 pub use problem::{Origin, Problem, Problems};
 pub use resolve::{EffectiveSetting, Inputs, Loaded, load, resolve};
 

@@ -13,11 +13,11 @@ const IDENTIFIER_BYTES_MAX: usize = 253;
 
 /// Why a text is not a value of its type, and what would be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Complaint {
+pub(crate) struct Complaint {
     /// What is wrong.
-    pub(super) what: String,
+    pub(crate) what: String,
     /// What to do about it.
-    pub(super) remedy: String,
+    pub(crate) remedy: String,
 }
 
 /// A complaint as the error of a parse.
@@ -67,7 +67,7 @@ pub(super) fn switch(text: &str) -> Result<bool, Complaint> {
 }
 
 /// A bearer token (RFC 6750 allows visible ASCII only). Complaints do not show it.
-pub(super) fn token(text: &str) -> Result<Secret, Complaint> {
+pub(crate) fn token(text: &str) -> Result<Secret, Complaint> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return complain("is empty or holds blanks or other characters no token has", "copy the token again");
     }
@@ -91,15 +91,16 @@ pub(super) fn destination_url(text: &str) -> Result<Uri, Complaint> {
     if credentials.is_some() {
         return complain("the URL holds credentials", "remove them and use destination.token_file");
     }
-    http_url(&plain)
+    http_url(&plain, "write https://HOST[:PORT][/PATH]")
 }
 
 /// A proxy, its credentials taken out of the URL and decoded.
 pub(super) fn proxy(text: &str) -> Result<Proxy, Complaint> {
+    const REMEDY: &str = "write http://[USER:PASSWORD@]HOST:PORT, or https:// where the proxy speaks TLS";
     let (plain, credentials) = split_credentials(text);
-    let url = http_url(&plain)?;
+    let url = http_url(&plain, REMEDY)?;
     if !matches!(url.path_and_query().map(|path| path.as_str()), None | Some("/")) {
-        return complain("the proxy's URL has a path", "write SCHEME://[USER:PASSWORD@]HOST:PORT");
+        return complain("the proxy's URL has a path", REMEDY);
     }
     let credentials = match credentials {
         None => None,
@@ -121,16 +122,15 @@ pub(crate) fn is_loopback(url: &Uri) -> bool {
 }
 
 /// An absolute http or https URL with a host. Complaints do not show it: it may be half a secret.
-fn http_url(text: &str) -> Result<Uri, Complaint> {
-    const REMEDY: &str = "write https://HOST[:PORT][/PATH]";
-    let Ok(url) = text.parse::<Uri>() else { return complain("is not a URL", REMEDY) };
+fn http_url(text: &str, remedy: &str) -> Result<Uri, Complaint> {
+    let Ok(url) = text.parse::<Uri>() else { return complain("is not a URL", remedy) };
     let scheme_known = matches!(url.scheme_str(), Some("http" | "https"));
     let Some(authority) = url.authority().filter(|authority| scheme_known && !authority.host().is_empty()) else {
-        return complain("is not an http or https URL with a host", REMEDY);
+        return complain("is not an http or https URL with a host", remedy);
     };
     let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
     if !port.is_empty() && authority.port_u16().is_none_or(|port| port == 0) {
-        return complain("has a port that is none", REMEDY);
+        return complain("has a port that is not a number from 1 to 65535", remedy);
     }
     Ok(url)
 }

@@ -88,12 +88,12 @@ metrics_table! {
         "Malformed lines, delivered wrapped in a record of their own.";
     QUARANTINED_BYTES "quarantined_bytes_total" Counter, Bytes, ["source"], "Bytes of malformed lines.";
     LOST_BYTES "lost_bytes_total" Counter, Bytes, ["source"],
-        "Bytes that could not be read any more; each range is reported in a delivered loss record.";
-    LOSS_RECORDS "loss_records_total" Counter, Count, ["source"], "Loss records made.";
+        "Bytes lost, as far as their number is known; each range is reported in a delivered loss record.";
+    LOSS_RECORDS "loss_records_total" Counter, Count, ["source"], "Ranges lost, also those whose end is not known; each is a delivered loss record.";
     LAG_BYTES "lag_bytes" Gauge, Bytes, ["source"], "Bytes written and not yet confirmed; a compressed file that is not read counts with its compressed bytes.";
     LAG_SECONDS "lag_seconds" Gauge, Seconds, ["source"], "Age of the oldest byte not yet confirmed; 0 where there is none.";
     DELIVERY_LATENCY "delivery_latency_seconds" Histogram(LATENCY_BUCKETS), Seconds, [],
-        "From the timestamp of a chunk's last event to its receipt.";
+        "From the timestamp of a chunk's first event to its receipt.";
 
     // Sources.
     SOURCE_READABLE "source_readable" Gauge, Count, ["source"], "1 where the live file can be read, else 0.";
@@ -101,7 +101,7 @@ metrics_table! {
     FILES_OPEN "files_open" Gauge, Count, ["source"], "Files held open.";
     ROTATIONS "rotations_total" Counter, Count, ["source"], "Times the live file was replaced.";
     TRUNCATIONS "truncations_total" Counter, Count, ["source"], "Times a file became shorter.";
-    WAKE_UPS "wake_ups_total" Counter, Count, ["kind"], "Hints that there may be something to read, by what gave them.";
+    WAKE_UPS "wake_ups_total" Counter, Count, ["kind"], "Hints that there may be something to read: data (written) or structure (names changed).";
 
     // Chunks.
     CHUNKS_CLOSED "chunks_closed_total" Counter, Count, ["reason"],
@@ -112,14 +112,13 @@ metrics_table! {
 
     // Delivery.
     UPLOAD_ATTEMPTS "upload_attempts_total" Counter, Count, ["outcome"],
-        "Requests: delivered, too_large, refused, unauthorized or retry.";
+        "Requests: delivered, too_large, refused, unauthorized (token, URL or proxy) or retry.";
     UPLOAD_RETRIES "upload_retries_total" Counter, Count, [], "Requests that repeated an earlier one.";
     UPLOAD_DURATION "upload_duration_seconds" Histogram(REQUEST_BUCKETS), Seconds, [], "How long one request took.";
     UPLOADS_IN_FLIGHT "uploads_in_flight" Gauge, Count, [], "Requests under way.";
-    UNAUTHORIZED "unauthorized" Gauge, Count, [], "1 while the destination does not accept the token, else 0.";
+    UNAUTHORIZED "unauthorized" Gauge, Count, [], "1 while the destination takes nothing from us as configured (token, URL, proxy), else 0.";
     ASIDE_CHUNKS "aside_chunks_total" Counter, Count, [], "Chunks set aside because the destination refused them for good.";
     ASIDE_BYTES "aside_bytes_total" Counter, Bytes, [], "Compressed bytes of chunks set aside.";
-    ASIDE_STORED_BYTES "aside_stored_bytes" Gauge, Bytes, [], "Bytes of chunks set aside that are kept in the state directory.";
 
     // State.
     CHECKPOINT_WRITES "checkpoint_writes_total" Counter, Count, [], "Checkpoints made durable.";
@@ -131,7 +130,7 @@ metrics_table! {
     // The agent itself.
     POOL_PAGES "pool_pages" Gauge, Count, [], "Pages of the body pool, 64 KiB each.";
     POOL_PAGES_AVAILABLE "pool_pages_available" Gauge, Count, [], "Pages of the body pool that are free.";
-    POOL_OVERFLOW "pool_overflow_total" Counter, Count, [], "Times the body pool had no free page.";
+    POOL_OVERFLOW "pool_overflow_total" Counter, Count, [], "Pages allocated beside the body pool because none was free.";
     RUNG "rung" Gauge, Count, ["kind", "rung"], "1 for the way of reading (kind read) and of watching (kind watch) in use.";
     BUILD_INFO "build_info" Gauge, Count, ["version"], "Always 1; the label names the version.";
 }
@@ -171,11 +170,17 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
     })
 }
 
-/// Tells the recorder the unit and meaning of every metric.
+/// Tells the recorder the unit and meaning of every metric. Counters without labels begin to be exported, at 0:
+/// Prometheus sees no increase in a counter that appears with its first count.
 fn describe_all() {
-    for Metric { name, kind, unit, help, .. } in METRICS {
+    for Metric { name, kind, unit, labels, help } in METRICS {
         match kind {
-            Counter => metrics::describe_counter!(*name, *unit, *help),
+            Counter => {
+                metrics::describe_counter!(*name, *unit, *help);
+                if labels.is_empty() {
+                    metrics::counter!(*name).increment(0);
+                }
+            }
             Gauge => metrics::describe_gauge!(*name, *unit, *help),
             Histogram(_) => metrics::describe_histogram!(*name, *unit, *help),
         }
@@ -221,6 +226,15 @@ mod tests {
             let text = exported(|| metrics::histogram!(metric.name).record(1.0));
             assert!(text.contains(&format!("# TYPE {} histogram", metric.name)), "{text}");
             assert!(text.contains(&format!("# HELP {} {}", metric.name, metric.help)), "{text}");
+        }
+    }
+
+    // Fails if an alert on the first chunk set aside, or the first failed checkpoint, cannot fire.
+    #[test]
+    fn counters_without_labels_start_at_zero() {
+        let text = exported(|| {});
+        for name in [names::ASIDE_CHUNKS, names::CHECKPOINT_WRITE_FAILURES] {
+            assert!(text.contains(&format!("\n{name} 0\n")), "{text}");
         }
     }
 

@@ -27,11 +27,15 @@ use report::{Report, Status};
 
 /// Show the configuration, what the environment allows, and what would go wrong.
 ///
-/// Exit code 0 where nothing failed (there may be warnings), 1 where something did, 64 where the configuration cannot
-/// work. It may be run beside the agent. docs/check.md explains every line.
+/// Give it the options, user and environment that `run` has. It sends no audit data, changes nothing and may be run
+/// beside the agent at any time. docs/check.md explains every line.
+///
+/// Exit code 0 when nothing failed (there may be warnings), 1 when something did, 64 when the configuration cannot work.
+///
+/// Example: auditail check --config /etc/auditail/auditail.yaml
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckArgs {
-    /// Configuration file (YAML).
+    /// Configuration file (YAML); without it the environment is all there is.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// How to print the result.
