@@ -28,7 +28,7 @@ use crate::watch::Watcher;
 /// Exit code 0 after a signal, 1 when the machine does not let it run, or after a second signal, 64 when the configuration
 /// cannot work.
 ///
-/// Example: auditail run --config /etc/auditail/auditail.yaml
+/// Example: `auditail run --config /etc/auditail/auditail.yaml`
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
     /// Configuration file (YAML); without it the environment is all there is.

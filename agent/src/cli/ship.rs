@@ -44,7 +44,7 @@ const GRACE: Duration = Duration::from_secs(3);
 ///
 /// Exit code 0 when everything is delivered, 1 when something is not, 64 when the options cannot work.
 ///
-/// Example: auditail ship /var/log/kubernetes --to https://audit.example.com/v1/chunks --token-file token
+/// Example: `auditail ship /var/log/kubernetes --to https://audit.example.com/v1/chunks --token-file token`
 #[derive(Clone, Debug, clap::Args)]
 pub struct ShipArgs {
     /// Files, directories of logs, or chunks that were set aside.
