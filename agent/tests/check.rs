@@ -160,7 +160,9 @@ fn a_wrong_token_fails() {
     assert_found(&report, "destination.token", "ok", "readable");
     assert_found(&report, "destination.probe", "fail", "401");
     fs::write(node.root.path().join("token"), "").unwrap();
-    assert_found(&node.report().1, "destination.token", "fail", "is empty");
+    let (_, report) = node.report();
+    assert_found(&report, "destination.token", "fail", "is empty");
+    assert_found(&report, "destination.probe", "fail", "not asked");
 }
 
 // Fails if a destination that cannot be reached passes, or the text does not say so.

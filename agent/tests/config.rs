@@ -257,3 +257,23 @@ fn the_example_is_valid() {
     let loaded = resolved(Some(include_str!("../../docs/example.yaml")), &[], &[]).unwrap();
     assert_eq!(loaded.config.destination.token, Some(TokenSource::File("/etc/auditail/token".into())));
 }
+
+// Fails if the agent says that it runs, or writes a checkpoint, with a certificate that it cannot load, or if the exit code
+// does not tell a supervisor that starting again will not help.
+#[test]
+fn a_destination_that_cannot_be_set_up_ends_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_auditail"))
+        .arg("run")
+        .env_clear()
+        .envs(MINIMAL)
+        .env("AUDITAIL_DESTINATION_CA_FILE", "/nonexistent/ca.crt")
+        .env("AUDITAIL_OBSERVE_LISTEN", "off")
+        .env("STATE_DIRECTORY", directory.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(64), "{said}");
+    assert!(said.starts_with("auditail run: destination.ca_file: /nonexistent/ca.crt: "), "{said}");
+    assert!(!directory.path().join("checkpoint").exists());
+}

@@ -27,7 +27,7 @@ const DISK_THREADS: usize = 8;
 ///
 /// Exit code 0 when it was told to stop, 1 when the machine does not let it run, 64 when the options cannot work.
 ///
-/// Example: auditail receive --listen 0.0.0.0:8443 --dir /srv/audit --tls-cert tls.crt --tls-key tls.key --token-file token
+/// Example: `auditail receive --listen 0.0.0.0:8443 --dir /srv/audit --tls-cert tls.crt --tls-key tls.key --token-file token`
 #[derive(Clone, Debug, clap::Args)]
 pub struct ReceiveArgs {
     /// IP address and port to listen on; port 0 takes a free one, and the line printed on start names it.

@@ -10,7 +10,7 @@ use crate::disk::real::RealDisk;
 use crate::disk::uring::Ring;
 use crate::observe::{self, http::Health, metrics};
 use crate::pipeline::discover::discover;
-use crate::pipeline::{Ended, Mode};
+use crate::pipeline::{Ended, Mode, Parts};
 use crate::rung::Rung;
 use crate::watch::Watcher;
 
@@ -28,7 +28,7 @@ use crate::watch::Watcher;
 /// Exit code 0 after a signal, 1 when the machine does not let it run, or after a second signal, 64 when the configuration
 /// cannot work.
 ///
-/// Example: auditail run --config /etc/auditail/auditail.yaml
+/// Example: `auditail run --config /etc/auditail/auditail.yaml`
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
     /// Configuration file (YAML); without it the environment is all there is.
@@ -55,6 +55,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
 
 async fn follow(config: Config, ring: Option<Ring>, read_rung: &Rung) -> Result<ExitCode, Failure> {
     let stop = setup::stop_signal().map_err(|error| Failure::machine("cannot receive signals", error))?;
+    // Before anything is seen or written outside: what it is given may be wrong.
+    let destination = setup::destination(&config.destination)?;
     let health = Health::new(config.source.rescan_interval * 3);
     if let Some(address) = config.observe.listen {
         let handle = metrics::install().map_err(|error| Failure::machine("cannot collect metrics", error))?;
@@ -74,7 +76,8 @@ async fn follow(config: Config, ring: Option<Ring>, read_rung: &Rung) -> Result<
         version = env!("CARGO_PKG_VERSION"), read = %read_rung, watch = %watch_rung, stream = %recovered.checkpoint.stream,
         first_start = recovered.first_start, paths = ?config.source.paths, destination = %config.destination.url, "auditail runs"
     );
-    let mut pipeline = setup::pipeline(config, Mode::Follow, Rc::new(disk), watcher, health, recovered)?;
+    let parts = Parts { disk: Rc::new(disk), destination, watcher, health, recovered };
+    let mut pipeline = setup::pipeline(config, Mode::Follow, parts)?;
     match pipeline.run(stop).await {
         Ended::Settled => tracing::info!("stopped; everything read is delivered"),
         Ended::GraceOver => {

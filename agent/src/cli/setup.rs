@@ -11,12 +11,10 @@ use super::run::USER_AGENT;
 use crate::config::{Config, DestinationConfig, ReadRung};
 use crate::disk::real::RealDisk;
 use crate::disk::uring::{Ring, Runtime};
-use crate::observe::http::Health;
 use crate::pipeline::state::{self, Recovered};
 use crate::pipeline::{Mode, Parts, Pipeline};
 use crate::rung::Rung;
 use crate::upload::http::HttpDestination;
-use crate::watch::Watcher;
 
 /// Name of the lock in the state directory.
 const LOCK: &str = "lock";
@@ -31,7 +29,12 @@ pub struct StateLock(#[expect(dead_code, reason = "the lock lives as long as the
 /// Where it cannot be made or written, or another agent holds it.
 pub fn lock_state(directory: &Path) -> Result<StateLock, Failure> {
     let shown = directory.display();
-    let failed = |error: io::Error| Failure::machine(&format!("state_directory {shown} cannot be used"), error);
+    let failed = |error: io::Error| Failure {
+        code: 1,
+        message: format!(
+            "state_directory {shown} cannot be used: {error}; it has to be a directory that this user may write to"
+        ),
+    };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     let mut file =
         File::options().create(true).truncate(false).write(true).open(directory.join(LOCK)).map_err(failed)?;
@@ -112,25 +115,20 @@ pub async fn recover(disk: &RealDisk, cluster_id: &str) -> Result<Recovered, Fai
 ///
 /// # Errors
 /// Where it cannot be set up as configured.
-pub fn destination(config: &DestinationConfig) -> Result<HttpDestination, Failure> {
-    HttpDestination::new(config, USER_AGENT).map_err(Failure::usage)
+pub fn destination(config: &DestinationConfig) -> Result<Rc<HttpDestination>, Failure> {
+    HttpDestination::new(config, USER_AGENT).map(Rc::new).map_err(Failure::usage)
 }
 
-/// A pipeline from files to the configured destination.
+/// A pipeline from files to a destination.
 ///
 /// # Errors
-/// Where the destination cannot be set up as configured, or framing threads cannot be started.
+/// Where framing threads cannot be started.
 pub fn pipeline(
     config: Config,
     mode: Mode,
-    disk: Rc<RealDisk>,
-    watcher: Watcher,
-    health: Health,
-    recovered: Recovered,
+    parts: Parts<RealDisk, HttpDestination>,
 ) -> Result<Pipeline<RealDisk, HttpDestination>, Failure> {
-    let destination = Rc::new(destination(&config.destination)?);
-    Pipeline::new(config, mode, Parts { disk, destination, watcher, health, recovered })
-        .map_err(|error| Failure::machine("cannot start framing threads", error))
+    Pipeline::new(config, mode, parts).map_err(|error| Failure::machine("cannot start framing threads", error))
 }
 
 /// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once; that loses nothing, as any crash.

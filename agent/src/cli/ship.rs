@@ -26,7 +26,8 @@ use crate::disk::uring::Ring;
 use crate::ledger::Ledger;
 use crate::observe::{self, http::Health};
 use crate::pipeline::aside::ASIDE;
-use crate::pipeline::{Mode, Progress};
+use crate::pipeline::{Mode, Parts, Progress};
+use crate::upload::http::HttpDestination;
 use crate::upload::retry::RetryPolicy;
 use crate::watch::Watcher;
 
@@ -43,7 +44,7 @@ const GRACE: Duration = Duration::from_secs(3);
 ///
 /// Exit code 0 when everything is delivered, 1 when something is not, 64 when the options cannot work.
 ///
-/// Example: auditail ship /var/log/kubernetes --to https://audit.example.com/v1/chunks --token-file token
+/// Example: `auditail ship /var/log/kubernetes --to https://audit.example.com/v1/chunks --token-file token`
 #[derive(Clone, Debug, clap::Args)]
 pub struct ShipArgs {
     /// Files, directories of logs, or chunks that were set aside.
@@ -121,6 +122,7 @@ fn state_of_user() -> Result<PathBuf, Failure> {
 
 async fn ship(config: Config, plan: Plan, ring: Option<Ring>, mut display: Display) -> Result<ExitCode, Failure> {
     let signal = setup::stop_signal().map_err(|error| Failure::machine("cannot receive signals", error))?;
+    let destination = setup::destination(&config.destination)?;
     let interrupted = Cell::new(false);
     let mut stop = pin!(async {
         signal.await;
@@ -129,10 +131,10 @@ async fn ship(config: Config, plan: Plan, ring: Option<Ring>, mut display: Displ
     plan.left_out.iter().for_each(|line| display.say(format_args!("{line}")));
     let mut complete = true;
     if !plan.aside.is_empty() {
-        complete &= ship_aside(&config, &plan.aside, &display, stop.as_mut()).await?;
+        complete &= ship_aside(&config, &destination, &plan.aside, &display, stop.as_mut()).await?;
     }
     if !plan.files.is_empty() && !interrupted.get() {
-        complete &= ship_files(config, &plan.files, ring, &mut display, stop, &interrupted).await?;
+        complete &= ship_files(config, destination, &plan.files, ring, &mut display, stop, &interrupted).await?;
     }
     if interrupted.get() {
         display.say(format_args!("interrupted: the same command again delivers the rest"));
@@ -143,16 +145,16 @@ async fn ship(config: Config, plan: Plan, ring: Option<Ring>, mut display: Displ
 /// Sends chunks again that were set aside; says whether all are delivered.
 async fn ship_aside(
     config: &Config,
+    destination: &HttpDestination,
     manifests: &[PathBuf],
     display: &Display,
     stop: impl Future<Output = ()>,
 ) -> Result<bool, Failure> {
-    let destination = setup::destination(&config.destination)?;
     let policy = RetryPolicy::from(&config.destination);
     let mut resent = Resent::default();
     tokio::select! {
         () = stop => {}
-        () = resend(manifests, &destination, &policy, display, &mut resent) => {}
+        () = resend(manifests, destination, &policy, display, &mut resent) => {}
     }
     let Resent { delivered, events, bytes, left } = resent;
     print(format_args!("aside: chunks {delivered}, events {events}, bytes {bytes}, left {left}"));
@@ -162,6 +164,7 @@ async fn ship_aside(
 /// Delivers files; says whether all of them are delivered.
 async fn ship_files(
     config: Config,
+    destination: Rc<HttpDestination>,
     files: &[LogFile],
     ring: Option<Ring>,
     display: &mut Display,
@@ -175,7 +178,8 @@ async fn ship_files(
     let watcher = Watcher::poll(config.source.rescan_interval);
     let health = Health::new(config.source.rescan_interval);
     let mode = Mode::Once(files.iter().map(|file| file.path.clone()).collect());
-    let mut pipeline = setup::pipeline(config, mode, disk.clone(), watcher, health, recovered)?;
+    let parts = Parts { disk: disk.clone(), destination, watcher, health, recovered };
+    let mut pipeline = setup::pipeline(config, mode, parts)?;
     let progress = pipeline.progress();
     let delivered = |file: &LogFile| {
         before.get(&file.source()).map_or(0, |ledger| ledger.files.values().map(|record| record.delivered).sum())

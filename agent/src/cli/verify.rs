@@ -12,7 +12,7 @@ use crate::receive::verify::verify;
 /// Exit code 0 when nothing is missing, altered or duplicated, else 1; 64 when the options cannot work. Chunks removed from
 /// the end of a chain leave no gap: compare the last sequence number with the agent's own (`auditail check`).
 ///
-/// Example: auditail verify /srv/audit --extract audit.log
+/// Example: `auditail verify /srv/audit --extract audit.log`
 #[derive(Clone, Debug, clap::Args)]
 pub struct VerifyArgs {
     /// Folder of the archive, as given to `auditail receive --dir`.

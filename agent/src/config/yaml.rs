@@ -127,8 +127,7 @@ impl Reader<'_> {
             Some(Frame::Skip) => Frame::Skip,
             Some(Frame::List { setting, .. }) => {
                 let key = setting.key;
-                self.problem(line, key, "this element is not text", "write one text per element");
-                Frame::Skip
+                self.nested_element(key, line)
             }
             Some(Frame::Section { key, .. }) => match key.take() {
                 None => return self.strange_key(line),
@@ -154,8 +153,7 @@ impl Reader<'_> {
             Some(Frame::Skip) => Frame::Skip,
             Some(Frame::List { setting, .. }) => {
                 let key = setting.key;
-                self.problem(line, key, "this element is not text", "write one text per element");
-                Frame::Skip
+                self.nested_element(key, line)
             }
             Some(Frame::Section { key, .. }) => match key.take() {
                 None => return self.strange_key(line),
@@ -171,6 +169,12 @@ impl Reader<'_> {
         };
         self.stack.push(frame);
         true
+    }
+
+    /// Complains about an element of a list that is a mapping or a list.
+    fn nested_element(&mut self, key: &str, line: usize) -> Frame {
+        self.problem(line, key, "this element is not text", "write one text per element");
+        Frame::Skip
     }
 
     /// The innermost mapping or list ends.

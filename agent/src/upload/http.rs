@@ -38,7 +38,12 @@ pub const PROBE_HEADER: &str = "auditail-probe";
 pub enum Probe {
     /// Reached, and the token is accepted (204).
     Accepted,
-    /// Reached, and the token is not accepted (401, 403); or there is no token to send.
+    /// Not asked: the token cannot be read.
+    NoToken {
+        /// Why.
+        reason: String,
+    },
+    /// Reached, and the token is not accepted (401, 403).
     Rejected {
         /// Why.
         reason: String,
@@ -100,7 +105,7 @@ impl HttpDestination {
     pub async fn probe(&self) -> Probed {
         let bearer = match self.token.current() {
             Ok(bearer) => bearer,
-            Err(reason) => return Probed { answer: Probe::Rejected { reason }, date: None },
+            Err(reason) => return Probed { answer: Probe::NoToken { reason }, date: None },
         };
         let mut headers = HeaderMap::new();
         headers.insert(PROBE_HEADER, HeaderValue::from_static("1"));

@@ -92,6 +92,11 @@ fn probe(config: &DestinationConfig, answer: Probe) -> Check {
     let url = &config.url;
     match answer {
         Probe::Accepted => Check::ok(PROBE, format!("{url}: reached, and accepts us")),
+        Probe::NoToken { .. } => Check::fail(
+            PROBE,
+            format!("{url}: not asked, as there is no token to show"),
+            "mend destination.token first",
+        ),
         Probe::Rejected { reason } => Check::fail(
             PROBE,
             format!("{url}: does not accept us: {reason}"),

@@ -32,7 +32,7 @@ use report::{Report, Status};
 ///
 /// Exit code 0 when nothing failed (there may be warnings), 1 when something did, 64 when the configuration cannot work.
 ///
-/// Example: auditail check --config /etc/auditail/auditail.yaml
+/// Example: `auditail check --config /etc/auditail/auditail.yaml`
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckArgs {
     /// Configuration file (YAML); without it the environment is all there is.
