@@ -2,7 +2,7 @@
 //!
 //! One thread (the ring thread) runs [`Pipeline::run`]: an event loop over what the kernel, the framing threads, the
 //! destination and the clock have to say. After each event it does everything that needs no waiting
-//! ([`Pipeline::advance`]), then waits for the next. No state is shared with another thread.
+//! (`Pipeline::advance`), then waits for the next. No state is shared with another thread.
 
 mod absent;
 pub mod aside;
@@ -200,7 +200,6 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         let mut stop = std::pin::pin!(stop);
         // The stream's identity has to survive before anything is decided in it.
         self.state.changed_now(Instant::now());
-        self.health.set_ready();
         loop {
             let now = Instant::now();
             self.health.beat();

@@ -68,8 +68,16 @@ impl Progress {
 }
 
 impl<D: Disk, T: Destination> Pipeline<D, T> {
-    /// Brings gauges up to date.
+    /// Brings gauges and readiness up to date.
     pub(super) fn report(&self, now: Instant) {
+        let unreadable = |source: &Source<D>| source.told_problem.is_some();
+        if self.state.failures() > 0 {
+            self.health.set_unready("the checkpoint cannot be written");
+        } else if !self.sources.is_empty() && self.sources.iter().all(unreadable) {
+            self.health.set_unready("no log can be read");
+        } else {
+            self.health.set_ready();
+        }
         gauge!(names::UPLOADS_IN_FLIGHT).set(self.uploads.len() as f64);
         gauge!(names::POOL_PAGES).set(self.pool.capacity() as f64);
         gauge!(names::POOL_PAGES_AVAILABLE).set(self.pool.available() as f64);
@@ -93,6 +101,10 @@ pub(super) fn wake_up(kind: &'static str) {
 /// a rotation there is no live file either.
 pub(super) fn scanned<D: Disk>(source: &mut Source<D>, found: &ScanReport, problem_before: Option<&str>) {
     let label = || source.name.clone();
+    // From the start, so that the first one counts as an increase.
+    for name in [names::LOSS_RECORDS, names::LOST_BYTES, names::QUARANTINED_LINES] {
+        counter!(name, "source" => label()).increment(0);
+    }
     counter!(names::ROTATIONS, "source" => label()).increment(found.rotations);
     counter!(names::TRUNCATIONS, "source" => label()).increment(found.truncations);
     gauge!(names::FILES_TRACKED, "source" => label()).set(source.files.len() as f64);

@@ -92,7 +92,8 @@ fn a_log_that_appears_later() {
     }
 }
 
-// Fails if a directory in the log's place ends the agent, is not reported, or is not recovered from.
+// Fails if a directory in the log's place ends the agent, is not reported (by /readyz too), or is not recovered
+// from.
 #[test]
 fn a_directory_in_its_place() {
     let site = Site::new();
@@ -101,10 +102,12 @@ fn a_directory_in_its_place() {
     let agent = site.run(receiver.address, &[]);
     agent.wait_line(&["\"ERROR\"", "the log cannot be read", "not a regular file"]);
     assert_eq!(agent.metric("auditail_source_readable"), 0.0);
+    assert!(agent.get("/readyz").unwrap().ends_with("no log can be read"), "an agent without a log is ready");
     fs::remove_dir(site.log()).unwrap();
     let mut log = Log::unbounded(&site.log(), PLAIN);
     log.write(BURST);
     site.wait_for(&log);
+    assert!(agent.get("/readyz").unwrap().starts_with("HTTP/1.0 200"));
     agent.stop();
     site.assert_exact(&log);
 }

@@ -181,13 +181,14 @@ impl Drop for Site {
 impl Agent {
     /// The metrics page.
     pub fn metrics(&self) -> String {
-        self.scrape().unwrap()
+        self.get("/metrics").unwrap()
     }
 
-    fn scrape(&self) -> io::Result<String> {
+    /// The answer to a request of the metrics server, its head included.
+    pub fn get(&self, path: &str) -> io::Result<String> {
         let mut stream = TcpStream::connect(self.metrics)?;
         stream.set_read_timeout(Some(SCRAPE_TIMEOUT))?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
         let mut page = String::new();
         stream.read_to_string(&mut page)?;
         Ok(page)
@@ -233,7 +234,7 @@ impl Drop for Agent {
     /// Shows what a failed test's agent, if it still runs, has to say.
     fn drop(&mut self) {
         if std::thread::panicking()
-            && let Ok(page) = self.scrape()
+            && let Ok(page) = self.get("/metrics")
         {
             let figures = page.lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket"));
             let _ = writeln!(std::io::stderr(), "--- metrics\n{}", figures.collect::<Vec<_>>().join("\n"));
