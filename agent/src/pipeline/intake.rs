@@ -285,8 +285,9 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         };
         let may_be_there =
             !source.sees_all || source.files.get(&key).is_some_and(|file| file.found && file.handle.is_none());
+        let patience = source.patience();
         let since = source.files.get_mut(&key).map(|file| *file.missing_since.get_or_insert(now));
-        if may_be_there || since.is_some_and(|since| now.duration_since(since) < super::scan::MISSING_PATIENCE) {
+        if may_be_there || since.is_some_and(|since| now.duration_since(since) < patience) {
             source.retry_at = Some(now + super::scan::MISSING_PATIENCE);
             self.next_scan = now;
             return;
