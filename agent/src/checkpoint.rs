@@ -63,8 +63,11 @@ pub fn decode(bytes: &[u8]) -> Result<Checkpoint, Error> {
         .and_then(|rest| rest.split_once(" blake3="))
         .ok_or_else(|| damaged("its first line is not that of a checkpoint"))?;
     let version: u32 = version.parse().map_err(|_| damaged("its version is not a number"))?;
-    if version > VERSION {
-        return Err(Error::Newer(version));
+    match version {
+        VERSION => {}
+        // The digest does not cover the version.
+        0 => return Err(damaged("there is no version 0")),
+        newer => return Err(Error::Newer(newer)),
     }
     let body = bytes[line_end + 1..].strip_suffix(b"\n").ok_or_else(|| damaged("its end is missing"))?;
     if blake3::hash(body).to_hex().as_str() != digest {
@@ -104,6 +107,13 @@ mod tests {
     fn a_newer_version_is_not_damage() {
         let text = String::from_utf8(encode(&sample())).unwrap().replacen("checkpoint 1 ", "checkpoint 2 ", 1);
         assert_eq!(decode(text.as_bytes()), Err(Error::Newer(2)));
+    }
+
+    // Fails if a version that never was is read as if it were ours.
+    #[test]
+    fn version_zero_is_damage() {
+        let text = String::from_utf8(encode(&sample())).unwrap().replace("checkpoint 1", "checkpoint 0");
+        assert!(matches!(decode(text.as_bytes()), Err(Error::Damaged(_))));
     }
 
     proptest! {

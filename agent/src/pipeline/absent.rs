@@ -76,8 +76,14 @@ impl<D: Disk> Source<D> {
         });
     }
 
+    /// How long a file may be absent. A file that could not be looked into may be what it has become.
+    pub(super) fn patience(&self) -> Duration {
+        if self.embryos.is_empty() { MISSING_PATIENCE } else { UNKNOWN_PATIENCE }
+    }
+
     /// Reports what is missing of files that have stayed away.
     pub(super) fn give_up_missing(&mut self, now: Instant, report: &mut ScanReport) {
+        let patience = self.patience();
         for (&key, file) in &mut self.files {
             let record = self.ledger.files.get_mut(&key);
             let complete = record.as_ref().is_none_or(|record| record.complete);
@@ -85,8 +91,6 @@ impl<D: Disk> Source<D> {
                 continue;
             }
             let since = *file.missing_since.get_or_insert(now);
-            // A file that could not be looked into may be what it has become.
-            let patience = if self.embryos.is_empty() { MISSING_PATIENCE } else { UNKNOWN_PATIENCE };
             if now.duration_since(since) < patience {
                 report.again_in = Some(MISSING_PATIENCE);
                 continue;

@@ -14,6 +14,7 @@ use crate::disk::Disk;
 use crate::ledger::FileKey;
 use crate::limits::{BLOCK_BYTES, FINGERPRINT_BYTES_MAX, blocks};
 use crate::record::LossReason;
+use crate::source::blocks::Block;
 use crate::source::matching::Location;
 use crate::source::name::Order;
 use crate::types::{Fingerprint, Span};
@@ -216,9 +217,7 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         while let Some(block) = reader.cut(finish, || self.buffers.pop().unwrap_or_default()) {
             let source = &mut self.sources[index];
             report::read(&source.name, block.span.len());
-            if block.span.start == 0 {
-                source.fix_identity(reader.file, &block.bytes);
-            }
+            source.fix_identity(reader.file, &block);
             self.progress.read(block.span.len());
             source.ready.push_back((reader.file, reader.purpose, block));
         }
@@ -286,8 +285,9 @@ impl<D: Disk, T: Destination> Pipeline<D, T> {
         };
         let may_be_there =
             !source.sees_all || source.files.get(&key).is_some_and(|file| file.found && file.handle.is_none());
+        let patience = source.patience();
         let since = source.files.get_mut(&key).map(|file| *file.missing_since.get_or_insert(now));
-        if may_be_there || since.is_some_and(|since| now.duration_since(since) < super::scan::MISSING_PATIENCE) {
+        if may_be_there || since.is_some_and(|since| now.duration_since(since) < patience) {
             source.retry_at = Some(now + super::scan::MISSING_PATIENCE);
             self.next_scan = now;
             return;
@@ -346,13 +346,19 @@ impl<D: Disk> Source<D> {
     }
 
     /// The first line of a file is complete: from now on its identity does not change.
-    fn fix_identity(&mut self, key: FileKey, first_block: &[u8]) {
-        if self.ledger.decided_end(key) == 0
-            && let Some(record) = self.ledger.files.get_mut(&key)
-        {
-            record.id.fingerprint = Fingerprint::of(first_block);
-            record.identified = first_block.contains(&b'\n') || first_block.len() >= FINGERPRINT_BYTES_MAX;
+    fn fix_identity(&mut self, key: FileKey, block: &Block) {
+        let (start, decided) = (block.span.start, self.ledger.decided_end(key));
+        let Some(record) = self.ledger.files.get_mut(&key).filter(|_| decided == start) else { return };
+        // A file that is begun behind a hole has a first line too: it ends behind what was there when it was found.
+        let behind_hole = !record.identified && start < record.id.fingerprint.len.into();
+        if start > 0 && !behind_hole {
+            return;
         }
+        let hole = usize::try_from(start).unwrap_or(usize::MAX).min(FINGERPRINT_BYTES_MAX);
+        let room = block.bytes.len().min(FINGERPRINT_BYTES_MAX - hole);
+        let first_line = [&vec![0; hole], &block.bytes[..room]].concat();
+        record.id.fingerprint = Fingerprint::of(&first_line);
+        record.identified = first_line.contains(&b'\n') || first_line.len() >= FINGERPRINT_BYTES_MAX;
     }
 
     /// New bytes were read from a file: that its end was confirmed no longer holds.

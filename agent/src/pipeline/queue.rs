@@ -8,19 +8,23 @@ use crate::chunk::Purpose;
 use crate::disk::Disk;
 use crate::ledger::FileKey;
 use crate::limits::OPEN_FILES_PER_SOURCE_MAX;
+use crate::source::name::Order;
 
 impl<D: Disk> Source<D> {
     /// Everything that may have unread bytes, oldest first. What is held open and has no name any more is older than what
-    /// was first seen after it.
+    /// was first seen after it; what had the name of a rotated file when it lost it is older than the live one, which may
+    /// have been seen before it.
     pub(super) fn rebuild_queue(&mut self) {
         let readable = |file: &Tracked<D::File>| file.finished_at.is_none() && (file.found || file.handle.is_some());
         let files = self.files.iter().filter(|(_, file)| readable(file));
         let (mut named, nameless): (Vec<_>, Vec<_>) =
             files.map(|(key, file)| (file.order, *key, file.found)).partition(|file| file.2);
         named.sort();
-        self.queue = named.into_iter().map(|(_, key, _)| key).collect();
-        for (_, key, _) in nameless {
-            let at = self.queue.iter().position(|other| *other > key).unwrap_or(self.queue.len());
+        self.queue = named.iter().map(|(_, key, _)| *key).collect();
+        for (order, key, _) in nameless {
+            let live = named.last().filter(|(last, ..)| *last == Order::Live && order != Order::Live);
+            let behind = |other: &FileKey| *other > key || live.is_some_and(|live| live.1 == *other);
+            let at = self.queue.iter().position(behind).unwrap_or(self.queue.len());
             self.queue.insert(at, key);
         }
         // A reader that has lost its place is made anew from the offset that has been cut into blocks.

@@ -296,6 +296,8 @@ impl<D: Disk> Source<D> {
         let known = self.ledger.files.iter().find(|(_, record)| record.at == candidate.at).map(|(key, _)| *key);
         if let Some(file) = known.and_then(|key| self.files.get_mut(&key)) {
             file.found = true;
+            // What follows a file in the history tells when it is finished: that has to be right before it can be read.
+            file.order = candidate.sibling.order;
         }
         self.embryos.insert(candidate.name.clone());
     }

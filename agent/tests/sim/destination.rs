@@ -94,7 +94,7 @@ impl SimDestination {
             return;
         }
         tracing::debug!(
-            sequence = manifest.sequence, kind = ?manifest.kind, path = manifest.path, file = %manifest.file, span = %manifest.span,
+            target: "auditail::sim", sequence = manifest.sequence, kind = ?manifest.kind, path = manifest.path, file = %manifest.file, span = %manifest.span,
             "stored"
         );
         stored.insert(manifest.id, Stored { manifest: manifest.clone(), content });

@@ -100,6 +100,10 @@ impl LogWriter {
                 let oldest = self.backups().into_iter().next();
                 if let Some(name) = oldest {
                     self.destroy(&name);
+                    // Who removes backups is who compresses them: no half of a compressed form outlives the original.
+                    if self.compressing.take_if(|compressing| *compressing == name).is_some() {
+                        self.disk.remove(&format!("{name}.gz"));
+                    }
                 }
             }
             Act::RotateNumbered => self.rotate_numbered(),
