@@ -201,6 +201,14 @@ impl Ledger {
         decided.unwrap_or_else(|| self.files.get(&key).map_or(0, |file| file.delivered))
     }
 
+    /// Whether what is delivered of a file begins at `start`, and nothing of it has been decided: its identity may still
+    /// become that of its whole first line. A file that is begun behind a hole has a first line too, which ends behind
+    /// what was there when it was found.
+    pub fn begins_at(&self, key: FileKey, start: u64) -> bool {
+        let inside = |record: &FileRecord| !record.identified && start < record.id.fingerprint.len.into();
+        self.decided_end(key) == start && (start == 0 || self.files.get(&key).is_some_and(inside))
+    }
+
     /// Fixes identity, range and place in the chain of the next chunk.
     pub fn decide(&mut self, stream: StreamId, source: &str, proposal: Proposal) -> &Entry {
         let (sequence, previous) = match self.entries.back() {

@@ -28,9 +28,15 @@ pub(crate) fn build_release() -> Result<PathBuf, Failure> {
 
 /// Runs the cargo that runs this task, in the workspace's directory.
 fn cargo(arguments: &[&str]) -> Result<(), Failure> {
+    cargo_with(arguments, &[])
+}
+
+/// The same, with variables in its environment.
+pub(crate) fn cargo_with(arguments: &[&str], variables: &[(&'static str, String)]) -> Result<(), Failure> {
     let line = format!("cargo {}", arguments.join(" "));
     println!("$ {line}");
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(program).args(arguments).current_dir(root()).status()?;
+    let variables = variables.iter().map(|(name, value)| (name, value));
+    let status = Command::new(program).args(arguments).envs(variables).current_dir(root()).status()?;
     if status.success() { Ok(()) } else { Err(format!("{line}: {status}").into()) }
 }

@@ -14,6 +14,7 @@ use auditail_bench::drive::Drive;
 use auditail_bench::generate::Generator;
 use auditail_bench::writer::{Compress, LogWriter, Options, Rotation, Tally};
 
+use crate::options::numbers;
 use crate::process::Process;
 use crate::{Failure, cargo, scrape};
 
@@ -33,19 +34,13 @@ pub(crate) struct Settings {
 impl Settings {
     /// Parses `--seconds N --rate N --seed N`, also written `--seconds=N`.
     pub(crate) fn parse(options: &[String]) -> Result<Self, Failure> {
-        let mut settings = Self { seconds: 20, rate: 2_000, seed: 1 };
-        let mut words = options.iter().flat_map(|option| option.splitn(2, '='));
-        while let Some(name) = words.next() {
-            let (target, min) = match name {
-                "--seconds" => (&mut settings.seconds, 2),
-                "--rate" => (&mut settings.rate, 1),
-                "--seed" => (&mut settings.seed, 0),
-                _ => return Err(format!("demo has no option {name:?}; cargo xtask help lists them").into()),
-            };
-            let value = words.next().and_then(|word| word.parse().ok()).filter(|value| *value >= min);
-            *target = value.ok_or_else(|| format!("{name} wants a whole number of at least {min}"))?;
-        }
-        Ok(settings)
+        let (mut seconds, mut rate, mut seed) = (None, None, None);
+        numbers(
+            "demo",
+            options,
+            &mut [("--seconds", 2, &mut seconds), ("--rate", 1, &mut rate), ("--seed", 0, &mut seed)],
+        )?;
+        Ok(Self { seconds: seconds.unwrap_or(20), rate: rate.unwrap_or(2_000), seed: seed.unwrap_or(1) })
     }
 }
 

@@ -5,8 +5,10 @@
 
 mod cargo;
 mod demo;
+mod options;
 mod process;
 mod scrape;
+mod sim;
 mod tidy;
 
 use std::error::Error;
@@ -24,6 +26,10 @@ Tasks:
            --seconds N   how long to write (20)
            --rate N      events per second (2000)
            --seed N      which events (1)
+  sim    Run the agent through simulated rotations, faults and crashes, each seed another schedule
+           --seeds N     how many seeds (20000)
+           --first N     where they begin (0)
+           --seed N      one seed alone, with a trace of the shortest schedule that fails
   test   Run all tests: unit, integration and end to end
   ci     Check format, lints and house rules, then run all tests
   tidy   Check the house rules
@@ -50,13 +56,14 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         print!("{HELP}");
         return Ok(());
     }
-    if task != "demo"
+    if !matches!(task.as_str(), "demo" | "sim")
         && let Some(option) = options.first()
     {
         return Err(format!("{task} takes no option {option:?}").into());
     }
     match task.as_str() {
         "demo" => demo::run(&demo::Settings::parse(options)?),
+        "sim" => sim::run(options),
         "test" => cargo::test(),
         "ci" => cargo::ci(),
         "tidy" => tidy::run(root()),

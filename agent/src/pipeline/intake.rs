@@ -347,13 +347,11 @@ impl<D: Disk> Source<D> {
 
     /// The first line of a file is complete: from now on its identity does not change.
     fn fix_identity(&mut self, key: FileKey, block: &Block) {
-        let (start, decided) = (block.span.start, self.ledger.decided_end(key));
-        let Some(record) = self.ledger.files.get_mut(&key).filter(|_| decided == start) else { return };
-        // A file that is begun behind a hole has a first line too: it ends behind what was there when it was found.
-        let behind_hole = !record.identified && start < record.id.fingerprint.len.into();
-        if start > 0 && !behind_hole {
+        let start = block.span.start;
+        if !self.ledger.begins_at(key, start) {
             return;
         }
+        let Some(record) = self.ledger.files.get_mut(&key) else { return };
         let hole = usize::try_from(start).unwrap_or(usize::MAX).min(FINGERPRINT_BYTES_MAX);
         let room = block.bytes.len().min(FINGERPRINT_BYTES_MAX - hole);
         let first_line = [&vec![0; hole], &block.bytes[..room]].concat();

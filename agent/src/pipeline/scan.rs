@@ -123,8 +123,9 @@ impl<D: Disk> Source<D> {
     async fn complete_fingerprints(&mut self, disk: &D) -> bool {
         let mut all_read = true;
         for (key, file) in &self.files {
+            let begins = self.ledger.begins_at(*key, file.read);
             let Some(record) = self.ledger.files.get_mut(key) else { continue };
-            let Some(handle) = file.handle.as_ref().filter(|_| file.read == 0) else { continue };
+            let Some(handle) = file.handle.as_ref().filter(|_| begins) else { continue };
             if record.identified {
                 continue;
             }
