@@ -259,10 +259,11 @@ impl<D: Disk> Source<D> {
             .iter()
             .find(|(key, _)| self.ledger.files.get(key).is_some_and(|record| record.at == candidate.at))?;
         let same_name = self.seen.get(&candidate.name) == Some(&(candidate.at, *key));
+        let same_size = file.len == Some(candidate.stat.len);
         let grown = file.compressed || file.len.is_some_and(|len| candidate.stat.len >= len.max(file.read));
         let live = candidate.sibling.order == Order::Live;
         // A live file may have been emptied and have grown past its old length since: its content is compared.
-        (grown && !live && (file.handle.is_some() || same_name)).then_some(*key)
+        (grown && !live && (file.handle.is_some() || same_name && same_size)).then_some(*key)
     }
 
     fn is_truncated(&self, key: FileKey, candidate: &Candidate) -> bool {

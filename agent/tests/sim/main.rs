@@ -20,11 +20,15 @@ mod writer;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds that once failed, and what they found.
-const REGRESSIONS: [(u64, &str); 4] = [
+const REGRESSIONS: [(u64, &str); 5] = [
     (973, "a removed backup that is held open was read behind the live file, whose unfinished line was cut for that"),
     (1214, "a file that could not be looked into after a restart was taken for younger than the file behind it"),
     (3395, "the copy of a file begun behind a hole, in the middle of its first line, was taken for new"),
     (5128, "a decided range was given up while the compressed form of its file could not be looked into"),
+    (
+        10029,
+        "without birth times, a new backup with the name and the inode of a closed one was taken for that one, grown",
+    ),
 ];
 
 fn number(variable: &str) -> Option<u64> {
