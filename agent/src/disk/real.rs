@@ -152,7 +152,11 @@ pub fn replace(path: &Path, content: &[Bytes]) -> io::Result<()> {
     })
 }
 
-fn sync_directory(directory: &Path) -> io::Result<()> {
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// Those of opening the directory and of fsync(2).
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 

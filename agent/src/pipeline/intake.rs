@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::peek::Expected;
+use super::peek::{Expected, Prefix};
 use super::reader::{Filled, Reader};
+use super::scan::location;
 use super::source::{Again, LostRange, Source};
 use super::{Mode, Pipeline, report};
 use crate::chunk::Purpose;
@@ -354,9 +355,9 @@ impl<D: Disk> Source<D> {
         let Some(record) = self.ledger.files.get_mut(&key) else { return };
         let hole = usize::try_from(start).unwrap_or(usize::MAX).min(FINGERPRINT_BYTES_MAX);
         let room = block.bytes.len().min(FINGERPRINT_BYTES_MAX - hole);
-        let first_line = [&vec![0; hole], &block.bytes[..room]].concat();
-        record.id.fingerprint = Fingerprint::of(&first_line);
-        record.identified = first_line.contains(&b'\n') || first_line.len() >= FINGERPRINT_BYTES_MAX;
+        let prefix = Prefix { bytes: [&vec![0; hole], &block.bytes[..room]].concat(), all: false };
+        record.id.fingerprint = Fingerprint::of(&prefix.bytes);
+        record.identified = prefix.is_final();
     }
 
     /// New bytes were read from a file: that its end was confirmed no longer holds.
@@ -374,9 +375,7 @@ impl<D: Disk> Source<D> {
         }
         let handle = disk.open(self.path_of(key).as_ref()).ok()?;
         let (stat, record) = (disk.stat(&handle).ok()?, self.ledger.files.get(&key)?);
-        let at = record.at;
-        let same = (stat.device, stat.inode, stat.birth_ns) == (at.device, at.inode, at.birth_ns);
-        (file.found && same).then(|| Rc::new(handle))
+        (file.found && location(&stat) == record.at).then(|| Rc::new(handle))
     }
 
     /// Whether a file that could not be read, or not be decoded to its end, is to be tried once more.

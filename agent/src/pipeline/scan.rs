@@ -222,22 +222,14 @@ impl<D: Disk> Source<D> {
                 if self.is_truncated(key, candidate)
                     || !self.expected(key).has_line_end(disk, &handle).await.unwrap_or(true)
                 {
-                    let hole = self.hole_before(disk, &handle, key, candidate).await;
-                    self.displace(key, report);
-                    let begin = Begin { start: hole.unwrap_or(0), emptied: true };
-                    return self.adopt(candidate, handle, &prefix, moment, begin);
+                    return self.renew(disk, key, candidate, (handle, prefix), moment, report).await;
                 }
                 self.found(key, candidate, moment.now);
                 self.hold(key, handle);
             }
             Match::Moved(key) => self.moved(key, candidate, handle, disk, moment.now).await,
             Match::Copy(key) => self.copied(key, candidate.sibling.order),
-            Match::Replaced(key) => {
-                let hole = self.hole_before(disk, &handle, key, candidate).await;
-                self.displace(key, report);
-                let begin = Begin { start: hole.unwrap_or(0), emptied: true };
-                self.adopt(candidate, handle, &prefix, moment, begin);
-            }
+            Match::Replaced(key) => self.renew(disk, key, candidate, (handle, prefix), moment, report).await,
             // A copy of a file that could not be identified just now would be taken for a new one.
             Match::New if !all_identified && candidate.sibling.order != Order::Live => {
                 self.embryos.insert(candidate.name.clone());
@@ -249,6 +241,22 @@ impl<D: Disk> Source<D> {
                 self.adopt(candidate, handle, &prefix, moment, begin);
             }
         }
+    }
+
+    /// A file was emptied or replaced in place: what is there now is another one.
+    async fn renew(
+        &mut self,
+        disk: &D,
+        key: FileKey,
+        candidate: &Candidate,
+        (handle, prefix): (D::File, Prefix),
+        moment: Moment,
+        report: &mut ScanReport,
+    ) {
+        let hole = self.hole_before(disk, &handle, key, candidate).await;
+        self.displace(key, report);
+        let begin = Begin { start: hole.unwrap_or(0), emptied: true };
+        self.adopt(candidate, handle, &prefix, moment, begin);
     }
 
     /// The file a name led to at the last look, if nothing speaks against its being the same one. An inode that is

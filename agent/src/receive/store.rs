@@ -13,6 +13,7 @@ use super::archive;
 use super::body::{BodyError, inspect};
 use super::index::{Decision, Index};
 use super::layout::{self, StoredManifest};
+use crate::disk::real::sync_directory;
 use crate::manifest::{Encoding, Manifest};
 
 /// Bytes of a body read from the disk at a time.
@@ -84,7 +85,7 @@ impl Store {
         }
         fs::create_dir(&incoming)?;
         // The root may be new, and what it will hold is worth nothing without it.
-        root.canonicalize()?.parent().map_or(Ok(()), sync_folder)?;
+        root.canonicalize()?.parent().map_or(Ok(()), sync_directory)?;
         Ok(Self {
             root: root.to_owned(),
             next_incoming: AtomicU64::new(0),
@@ -143,9 +144,9 @@ impl Store {
         let body = archive::with_extension(&stem, layout::body_extension(stored.encoding));
         let manifest = archive::with_extension(&stem, layout::MANIFEST_EXTENSION);
         let placed = fs::rename(&incoming.path, &body)
-            .and_then(|()| sync_folder(&folder))
+            .and_then(|()| sync_directory(&folder))
             .and_then(|()| self.write_manifest(stored, &manifest))
-            .and_then(|()| sync_folder(&folder));
+            .and_then(|()| sync_directory(&folder));
         if placed.is_err() {
             // The manifest first, so that no crash leaves it alone.
             let _ = fs::remove_file(&manifest);
@@ -213,16 +214,12 @@ fn make_folders(root: &Path, relative: &Path) -> io::Result<()> {
         let holder = folder.clone();
         folder.push(name);
         match fs::create_dir(&folder) {
-            Ok(()) => sync_folder(&holder)?,
+            Ok(()) => sync_directory(&holder)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
     }
     Ok(())
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
